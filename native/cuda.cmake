@@ -1,0 +1,33 @@
+# The CUDA library: a module of its own, so that a machine without an NVIDIA driver loads the addon all the same.
+# Machine code for compute capability 8.0 (it runs on 8.6 and 8.9 as well) and 9.0; files under kernels/sm90 use what only 9.0a has and
+# are compiled for that alone; PTX of 8.0 serves what comes later.
+set(CMAKE_CUDA_ARCHITECTURES OFF)
+enable_language(CUDA)
+set(CMAKE_CUDA_STANDARD 20)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_EXTENSIONS OFF)
+set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
+set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
+
+set(cuda_any "-gencode=arch=compute_80,code=[compute_80,sm_80]" -gencode=arch=compute_90,code=sm_90)
+set(cuda_sm90 -gencode=arch=compute_90a,code=sm_90a)
+foreach(file IN LISTS cuda_sources)
+  if(file MATCHES "\\.cu$")
+    if(file MATCHES "/kernels/sm90/")
+      set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${cuda_sm90}")
+    else()
+      set_source_files_properties(${file} PROPERTIES COMPILE_OPTIONS "${cuda_any}")
+    endif()
+  endif()
+endforeach()
+
+add_library(seqmix_cuda MODULE ${cuda_sources} ${core_sources})
+set_target_properties(seqmix_cuda PROPERTIES SUFFIX .so CUDA_RUNTIME_LIBRARY Static CUDA_SEPARABLE_COMPILATION OFF
+  CUDA_ARCHITECTURES OFF)
+target_include_directories(seqmix_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+target_compile_options(seqmix_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Wno-psabi,-ffp-contract=off>)
+if(SEQMIX_WERROR)
+  target_compile_options(seqmix_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Werror>)
+endif()
+target_link_libraries(seqmix_cuda PRIVATE seqmix_flags ${CMAKE_DL_LIBS})
+seqmix_module(seqmix_cuda cuda.map)

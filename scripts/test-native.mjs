@@ -1,0 +1,25 @@
+// Builds the native core's own tests in a tree of their own and runs them: under AddressSanitizer and UndefinedBehaviorSanitizer,
+// or what SEQMIX_SANITIZE names (`none` for a plain build). Arguments go to the test program.
+import { spawnSync } from 'node:child_process'
+import path from 'node:path'
+import { build } from './cmake.mjs'
+
+const sanitize = process.env.SEQMIX_SANITIZE ?? 'address,undefined'
+const tree = sanitize === 'none' ? 'test' : `test-${sanitize.replaceAll(',', '-')}`
+const out = build(
+  tree,
+  {
+    CMAKE_BUILD_TYPE: sanitize === 'none' ? 'Release' : 'RelWithDebInfo',
+    SEQMIX_CUDA: 'OFF',
+    SEQMIX_NATIVE_TESTS: 'ON',
+    SEQMIX_SANITIZE: sanitize === 'none' ? '' : sanitize,
+  },
+  'seqmix_native_tests',
+)
+const run = spawnSync(path.join(out, 'seqmix_native_tests'), process.argv.slice(2), {
+  stdio: 'inherit',
+  env: { UBSAN_OPTIONS: 'print_stacktrace=1', ASAN_OPTIONS: 'detect_stack_use_after_return=1', ...process.env },
+})
+if (run.error) throw run.error
+if (run.signal) console.error(`the native tests ended by ${run.signal}`)
+process.exit(run.status ?? 1)
