@@ -1,0 +1,63 @@
+// What a device offers, as a table of functions: the only thing that core, cpu, cuda and binding share. The CUDA
+// library is a shared object of its own behind this table, so no exception and no C++ object with a life of its own
+// crosses it: failure is a Status (core/status.h), a problem is plain data (core/problem), and a queue is an opaque
+// pointer.
+//
+// A queue belongs to one JavaScript thread and works in order. Everything below happens in that order, release too:
+// memory may be given back while work that uses it is still queued.
+#pragma once
+#include <cstdint>
+
+#include "core/problem/problem.h"
+#include "core/status.h"
+
+namespace seqmix {
+
+struct Queue;
+
+struct DeviceInfo {
+  char name[256];        // of the processor, or of the GPU
+  char target[64];       // the instruction set that the kernels use: avx512, sm_90a
+  int64_t memory_bytes;  // in all
+  int32_t threads;       // CPU: threads that an op may use; CUDA: multiprocessors
+};
+
+// Called once, from another thread, when everything queued before it has ended. It must not call into the queue.
+using Done = void (*)(void* context, const Status* status);
+
+struct Backend {
+  uint32_t abi;  // kBackendAbi of the side that made the table
+
+  int (*device_count)(Status*);
+  void (*device_info)(int device, DeviceInfo*, Status*);
+
+  Queue* (*open)(int device, Status*);
+  // Drops what has not begun, waits for what runs, and calls no Done any more. Memory can still be released after it.
+  void (*close)(Queue*);
+  void (*destroy)(Queue*);  // after close, and after the last release
+
+  void* (*allocate)(Queue*, int64_t bytes, Status*);  // 256-byte aligned (64 on the CPU); bytes > 0
+  void (*release)(Queue*, void*, int64_t bytes);      // in queue order
+
+  // Host to device. `from` may change as soon as it returns.
+  void (*write)(Queue*, void* to, const void* from, int64_t bytes, Status*);
+  // Device to host, or, with 0 bytes, just the news. Blocks when `done` is null.
+  void (*read)(Queue*, void* to, const void* from, int64_t bytes, Done done, void* context, Status*);
+
+  void (*run)(Queue*, const Problem*, Status*);
+  bool (*idle)(Queue*);  // nothing is queued or running: what was written can be read at once (always false on CUDA)
+
+  uint64_t (*take_index_error)(Queue*);  // the error word (core/problem/problem.h), which it clears
+  const char* (*last_kernel)(Queue*);    // the kernel that the last run chose: cpu.avx512.selective_scan
+  void (*set_threads)(int);              // null on CUDA
+};
+
+constexpr uint32_t kBackendAbi = 1;
+
+const Backend& cpu_backend();
+
+// The one symbol of the CUDA library.
+using CudaBackend = const Backend* (*)();
+constexpr char kCudaBackendSymbol[] = "seqmix_cuda_backend";
+
+}  // namespace seqmix

@@ -1,0 +1,38 @@
+#include "core/check.h"
+
+#include <algorithm>
+
+namespace seqmix {
+
+void fail(Code code, const char* what, const std::string& expected, const std::string& got) {
+  throw Error(code, std::string(what) + ": expected " + expected + ", got " + got);
+}
+
+void expect_rank(const char* what, const View& v, int rank, const char* letters) {
+  if (v.rank != rank) fail(Code::shape, what, std::string("shape ") + letters, shape_text(v));
+}
+
+void expect_shape(const char* what, const View& v, std::initializer_list<int64_t> shape, const char* why) {
+  if (v.rank == shape.size() && std::equal(shape.begin(), shape.end(), v.shape)) return;
+  fail(Code::shape, what, "shape " + shape_text(shape.begin(), static_cast<int>(shape.size())) + " " + why,
+       shape_text(v));
+}
+
+void expect_float(const char* what, const View& v) {
+  if (v.dtype == DType::float32) return;
+  if (v.dtype == DType::float16 || v.dtype == DType::bfloat16)
+    throw Error(Code::unsupported, std::string(what) +
+                                       ": expected float32, the dtype that this op's kernels compute in, got " +
+                                       name_of(v.dtype) + "; convert it with .to('float32')");
+  fail(Code::dtype, what, "float32", name_of(v.dtype));
+}
+
+void expect_dtype(const char* what, const View& v, DType dtype) {
+  if (v.dtype != dtype) fail(Code::dtype, what, name_of(dtype), name_of(v.dtype));
+}
+
+void expect_index(const char* what, const View& v) {
+  if (v.dtype != DType::int32 && v.dtype != DType::int64) fail(Code::dtype, what, "int32 or int64", name_of(v.dtype));
+}
+
+}  // namespace seqmix

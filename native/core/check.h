@@ -1,0 +1,22 @@
+// The preconditions of every op, in the one grammar of seqmix's errors: what, expected, got.
+#pragma once
+#include <string>
+
+#include "core/layout.h"
+#include "core/status.h"
+
+namespace seqmix {
+
+// `what: expected <expected>, got <got>`
+[[noreturn]] void fail(Code code, const char* what, const std::string& expected, const std::string& got);
+
+void expect_rank(const char* what, const View& v, int rank, const char* letters);
+// `why` ends the expectation: "as u has", "(b, d, w - 1)".
+void expect_shape(const char* what, const View& v, std::initializer_list<int64_t> shape, const char* why);
+
+// The dtype that kernels compute in. A 16-bit float is ERR_UNSUPPORTED, and the rest ERR_DTYPE.
+void expect_float(const char* what, const View& v);
+void expect_dtype(const char* what, const View& v, DType dtype);
+void expect_index(const char* what, const View& v);  // int32 or int64
+
+}  // namespace seqmix

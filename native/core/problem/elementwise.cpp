@@ -1,0 +1,34 @@
+#include "core/problem/elementwise.h"
+
+#include "core/check.h"
+
+namespace seqmix {
+
+void Copy::validate() {
+  if (!same_shape(src, dst))
+    fail(Code::shape, "source", "shape " + shape_text(dst) + " as the target has", shape_text(src));
+  work = 2.0 * src.size();
+}
+
+void Silu::validate() {
+  expect_float("x", x);
+  out = dense_like(x, x.dtype);
+  work = 1.0 * x.size() * 12;
+}
+
+void Binary::validate() {
+  expect_float("a", a);
+  expect_float("b", b);
+  int64_t shape[kMaxRank];
+  int rank;
+  if (!broadcast_shape(a, b, shape, &rank))
+    fail(Code::shape, "b", "a shape that broadcasts with a's " + shape_text(a), shape_text(b));
+  const bool as_a = a.rank == rank && same_shape(a, dense(a.dtype, shape, rank));
+  const bool as_b = b.rank == rank && same_shape(b, dense(b.dtype, shape, rank));
+  a = broadcast_to(a, shape, rank);
+  b = broadcast_to(b, shape, rank);
+  out = as_a ? dense_like(a, a.dtype) : as_b ? dense_like(b, b.dtype) : dense(a.dtype, shape, rank);
+  work = 1.0 * out.size();
+}
+
+}  // namespace seqmix

@@ -1,0 +1,18 @@
+// The CPU's queue: an executor thread takes work in order and spreads it over the pool. One JavaScript thread puts work
+// in. A tiny problem that finds the queue idle is run where it is: waking a thread would cost more.
+#pragma once
+#include "backend.h"
+
+namespace seqmix::cpu {
+
+Queue* queue_open();
+void queue_close(Queue*);
+void queue_destroy(Queue*);
+void queue_release(Queue*, void* memory);
+void queue_read(Queue*, void* to, const void* from, int64_t bytes, Done done, void* context, Status*);
+void queue_run(Queue*, const Problem*);
+bool queue_idle(Queue*);
+uint64_t queue_take_index_error(Queue*);
+const char* queue_last_kernel(Queue*);
+
+}  // namespace seqmix::cpu
