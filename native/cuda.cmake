@@ -6,6 +6,10 @@ enable_language(CUDA)
 set(CMAKE_CUDA_STANDARD 20)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_EXTENSIONS OFF)
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # older versions of CMake do not know how to say C++20 to nvcc
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+endif()
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
 
@@ -21,7 +25,7 @@ foreach(file IN LISTS cuda_sources)
   endif()
 endforeach()
 
-add_library(seqmix_cuda MODULE ${cuda_sources} ${core_sources})
+add_library(seqmix_cuda MODULE ${cuda_sources})
 set_target_properties(seqmix_cuda PROPERTIES SUFFIX .so CUDA_RUNTIME_LIBRARY Static CUDA_SEPARABLE_COMPILATION OFF
   CUDA_ARCHITECTURES OFF)
 target_include_directories(seqmix_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
@@ -29,5 +33,5 @@ target_compile_options(seqmix_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler
 if(SEQMIX_WERROR)
   target_compile_options(seqmix_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings;-Xcompiler=-Werror>)
 endif()
-target_link_libraries(seqmix_cuda PRIVATE seqmix_flags ${CMAKE_DL_LIBS})
+target_link_libraries(seqmix_cuda PRIVATE seqmix_core ${CMAKE_DL_LIBS})
 seqmix_module(seqmix_cuda cuda.map)

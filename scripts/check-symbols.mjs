@@ -10,7 +10,7 @@ function objects(dir) {
   const found = []
   for (const entry of readdirSync(dir, { withFileTypes: true, recursive: true })) {
     const at = path.join(entry.parentPath ?? entry.path, entry.name)
-    if (/native\/cpu\/targets\/[a-z0-9_]+\.cpp\.o$/.test(at) && at.includes('seqmix.dir')) found.push(at)
+    if (/native\/cpu\/targets\/[a-z0-9_]+\.cpp\.o$/.test(at) && at.includes('seqmix_cpu.dir')) found.push(at)
   }
   return found
 }

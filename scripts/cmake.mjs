@@ -1,11 +1,11 @@
 // One CMake tree a purpose, under .cmake/: configured through cmake-js (which knows where Node-API's headers are) when its
 // options changed, then built incrementally.
 import { spawnSync } from 'node:child_process'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import os from 'node:os'
 import path from 'node:path'
-import { configuration, root } from './native-options.mjs'
+import { root, toolchain } from './native-options.mjs'
 
 const cmakeJs = createRequire(import.meta.url).resolve('cmake-js/bin/cmake-js')
 
@@ -31,14 +31,17 @@ function jobs() {
 export function build(tree, options, target) {
   const out = path.join(root, '.cmake', tree)
   const stamp = path.join(out, 'configured.json')
-  const wanted = configuration(options)
+  const wanted = { root, toolchain: toolchain(), options }
+  const had = existsSync(stamp) ? JSON.parse(readFileSync(stamp, 'utf8')) : {}
+  const same = (key) => JSON.stringify(had[key]) === JSON.stringify(wanted[key])
   const common = ['--out', out, '--config', options.CMAKE_BUILD_TYPE ?? 'Release', '--log-level', 'warn']
-  const configured =
-    existsSync(path.join(out, 'CMakeCache.txt')) && existsSync(stamp) && readFileSync(stamp, 'utf8') === wanted
-  if (!configured) {
+  // CMake keeps what it found out about the compilers: another compiler, or a moved clone, needs a tree from nothing.
+  if (!same('root') || !same('toolchain')) rmSync(out, { recursive: true, force: true })
+  if (!existsSync(stamp) || !same('options')) {
     mkdirSync(out, { recursive: true })
+    rmSync(stamp, { force: true })
     cmake('configure', ...common, ...Object.entries(options).map(([k, v]) => `--CD${k}=${v}`))
-    writeFileSync(stamp, wanted)
+    writeFileSync(stamp, JSON.stringify(wanted))
   }
   cmake('build', ...common, '--parallel', String(jobs()), ...(target ? ['--target', target] : []))
   return out

@@ -20,7 +20,7 @@ export function cudaOption() {
   throw new Error(`SEQMIX_CUDA: expected on, off or auto, got ${value}`)
 }
 
-function firstLine(command, args) {
+function versionOf(command, args) {
   try {
     return execFileSync(command, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim()
   } catch {
@@ -28,17 +28,15 @@ function firstLine(command, args) {
   }
 }
 
-/** Everything that must make CMake configure again: a change here cannot be seen by the build tool itself. */
-export function configuration(extra = {}) {
+/** The compilers and their flags: a change here cannot be seen by the build tool itself. */
+export function toolchain() {
   const env = process.env
-  return JSON.stringify({
-    cuda: cudaOption(),
-    nvcc: cudaOption() === 'OFF' ? 'off' : firstLine(env.CUDACXX || 'nvcc', ['--version']),
-    cxx: firstLine(env.CXX || 'c++', ['--version']),
-    flags: [env.CXX, env.CC, env.CXXFLAGS, env.CUDACXX, env.CUDAFLAGS, env.LDFLAGS].map((v) => v ?? ''),
+  return {
     arch: process.arch,
-    ...extra,
-  })
+    cxx: versionOf(env.CXX || 'c++', ['--version']),
+    nvcc: versionOf(env.CUDACXX || 'nvcc', ['--version']),
+    flags: [env.CC, env.CXX, env.CXXFLAGS, env.CUDACXX, env.CUDAFLAGS, env.LDFLAGS].map((v) => v ?? ''),
+  }
 }
 
 export function nativeSources() {
@@ -56,7 +54,7 @@ export function nativeSources() {
 
 /** A hash of the sources that end in the addon and the CUDA library, and of how they are built. */
 export function fingerprint() {
-  const hash = createHash('sha256').update(configuration())
+  const hash = createHash('sha256').update(JSON.stringify([toolchain(), cudaOption()]))
   for (const file of nativeSources().filter((f) => !f.startsWith('native/test/'))) {
     hash.update(`\0${file}\0`).update(readFileSync(path.join(root, file)))
   }
