@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -34,29 +34,38 @@ function packageRoot(): string {
 
 function libc(): string {
   if (process.platform !== 'linux') return ''
-  const report = process.report?.getReport() as { header?: { glibcVersionRuntime?: string } } | undefined
-  const version = report?.header?.glibcVersionRuntime
-  return version ? `, glibc ${version}` : ', musl or another libc'
+  const report = process.report as (NodeJS.ProcessReport & { excludeNetwork?: boolean }) | undefined
+  if (!report) return ''
+  report.excludeNetwork = true // the report would otherwise look up host names
+  const { header } = report.getReport() as { header?: { glibcVersionRuntime?: string } }
+  return header?.glibcVersionRuntime ? `, glibc ${header.glibcVersionRuntime}` : ', musl or another libc'
+}
+
+/** What lies in one of the folders that are searched, in words. */
+function contents(folder: string): string {
+  if (!existsSync(folder)) return `${folder}: not there`
+  const files = readdirSync(folder).filter((name) => name.endsWith('.node'))
+  return `${folder}: ${files.length ? `has ${files.join(', ')}` : 'has no .node file'}`
 }
 
 function explain(root: string, cause: unknown): string {
   const platform = `${process.platform}-${process.arch}`
-  const places = [
-    path.join(root, 'build', 'Release', 'seqmix.node'),
-    path.join(root, 'build', 'Debug', 'seqmix.node'),
-    path.join(root, 'prebuilds', platform, 'seqmix.node'),
-  ]
-  const tried = places.map((p) => `  ${p}: ${existsSync(p) ? 'is there, but did not load' : 'not there'}`)
+  const shipped = path.join(root, 'prebuilds')
+  const places = [path.join(root, 'build', 'Release'), path.join(shipped, platform)]
+  const others = existsSync(shipped) ? readdirSync(shipped).filter((name) => name !== platform) : []
   const reason = cause instanceof Error ? cause.message.split('\n')[0] : String(cause)
+  const todo = existsSync(path.join(root, 'CMakeLists.txt'))
+    ? `This is a clone: run \`npm run build:native\` in ${root}. It needs a C++20 compiler and CMake 3.22 or newer.`
+    : 'An installed seqmix has prebuilt binaries only. To run it here, build it where it shall run: in a clone of its ' +
+      'repository `npm ci && npm run prebuilds && npm pack`, then install the tarball.'
   return [
-    `seqmix: the native addon could not be loaded on ${platform}${libc()}, Node ${process.version} (Node-API ${process.versions.napi}).`,
-    `Tried:`,
-    ...tried,
+    `seqmix: the native addon could not be loaded on ${platform}${libc()}, Node ${process.version}, ` +
+      `Node-API ${process.versions.napi ?? 'unknown'} (it needs 9).`,
+    'Searched:',
+    ...places.map((place) => `  ${contents(place)}`),
+    ...(others.length ? [`  ${shipped} is for ${others.join(', ')} too`] : []),
     `The loader said: ${reason}`,
-    existsSync(path.join(root, 'CMakeLists.txt'))
-      ? `This is a clone: run \`npm ci\` (or \`npm run build\`) in ${root}; it needs a C++20 compiler and CMake 3.22 or newer.`
-      : `This package carries prebuilt binaries only. If ${platform} is not among the folders in ${path.join(root, 'prebuilds')}, ` +
-        `build from source: clone the repository, run \`npm ci && npm run prebuilds && npm pack\` there and install the tarball.`,
+    todo,
   ].join('\n')
 }
 

@@ -7,10 +7,15 @@ import path from 'node:path'
 import { root } from './native-options.mjs'
 import { writeCommonJsTypes } from './commonjs-types.mjs'
 
-const dist = path.join(root, 'dist')
+// --out DIR compiles elsewhere.
+const at = process.argv.indexOf('--out')
+const dist = at < 0 ? path.join(root, 'dist') : path.resolve(process.argv[at + 1])
 rmSync(dist, { recursive: true, force: true })
 const tsc = path.join(path.dirname(createRequire(import.meta.url).resolve('typescript/package.json')), 'bin', 'tsc')
-const run = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json'], { cwd: root, stdio: 'inherit' })
+const run = spawnSync(process.execPath, [tsc, '-p', 'tsconfig.build.json', '--outDir', dist], {
+  cwd: root,
+  stdio: 'inherit',
+})
 if (run.status !== 0) process.exit(run.status ?? 1)
 for (const entry of ['index', 'layers/index', 'models/index', 'checkpoint/index']) {
   const types = path.join(dist, `${entry}.d.ts`)

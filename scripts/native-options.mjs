@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '..')
 export const products = path.join(root, 'build', 'Release')
 export const addon = path.join(products, 'seqmix.node')
+export const stamp = path.join(products, 'stamp.json')
 export const cudaLibrary = path.join(products, 'seqmix_cuda.so')
 
 /** SEQMIX_CUDA=off leaves the CUDA library out, =on makes a missing nvcc an error, else it is built where nvcc is found. */
@@ -52,11 +53,26 @@ export function nativeSources() {
   return found.sort()
 }
 
-/** A hash of the sources that end in the addon and the CUDA library, and of how they are built. */
+/**
+ * What lies in build/Release was made from: `sources` is a hash of the sources of the addon and the CUDA library, `how` one
+ * of the compilers and options. Tests look at `sources` alone, for they may run on a machine without the compilers.
+ */
 export function fingerprint() {
-  const hash = createHash('sha256').update(JSON.stringify([toolchain(), cudaOption()]))
-  for (const file of nativeSources().filter((f) => !f.startsWith('native/test/'))) {
-    hash.update(`\0${file}\0`).update(readFileSync(path.join(root, file)))
-  }
+  return { sources: sourcesHash(), how: sha256([JSON.stringify([toolchain(), cudaOption()])]) }
+}
+
+export function sourcesHash() {
+  const files = nativeSources().filter((file) => !file.startsWith('native/test/'))
+  return sha256(files.flatMap((file) => [`\0${file}\0`, readFileSync(path.join(root, file))]))
+}
+
+function sha256(parts) {
+  const hash = createHash('sha256')
+  for (const part of parts) hash.update(part)
   return hash.digest('hex')
+}
+
+/** The fingerprint that was written when build/Release was last built, or null. */
+export function built() {
+  return existsSync(addon) && existsSync(stamp) ? JSON.parse(readFileSync(stamp, 'utf8')) : null
 }

@@ -1,11 +1,8 @@
-// npm runs this after `npm ci` and `npm install` in a clone, and before `npm pack`: the addon is built when what lies in
-// build/Release does not come from these sources and options, and lib/ is compiled to dist/.
-import { existsSync, readFileSync } from 'node:fs'
-import path from 'node:path'
-import { addon, fingerprint, products } from './native-options.mjs'
+// npm runs this after `npm ci` and `npm install` in a clone, and before `npm pack`: the addon is built unless what lies in
+// build/Release comes from these sources, compilers and options, and lib/ is compiled to dist/.
+import { isDeepStrictEqual } from 'node:util'
+import { built, fingerprint } from './native-options.mjs'
 
-const stamp = path.join(products, 'stamp')
-const current = existsSync(addon) && existsSync(stamp) && readFileSync(stamp, 'utf8') === fingerprint()
-if (current) console.log('the addon is up to date')
+if (isDeepStrictEqual(built(), fingerprint())) console.log('the addon is up to date')
 else await import('./build-native.mjs')
 await import('./build-lib.mjs')
