@@ -124,6 +124,32 @@ bool as_vector(const View& v, View* vector) {
   return true;
 }
 
+bool reshaped(const View& v, const int64_t* shape, int rank, View* result) {
+  View r = dense(v.dtype, shape, rank);
+  *result = r;
+  if (is_contiguous(v)) return true;
+  // Give out v's runs of evenly stepped dimensions, merged, to the new dimensions; each must lie within one run.
+  View merged = v;
+  View* const one[] = {&merged};
+  collapse(one, 1);
+  int from = merged.rank - 1;
+  int64_t left = merged.shape[from], step = merged.stride[from];
+  for (int i = rank - 1; i >= 0; i--) {
+    if (shape[i] == 1) continue;
+    if (left == 1 && from > 0) {
+      from--;
+      left = merged.shape[from];
+      step = merged.stride[from];
+    }
+    if (left % shape[i] != 0) return false;
+    r.stride[i] = step;
+    step *= shape[i];
+    left /= shape[i];
+  }
+  *result = r;
+  return true;
+}
+
 bool same_shape(const View& a, const View& b) {
   return a.rank == b.rank && std::equal(a.shape, a.shape + a.rank, b.shape);
 }

@@ -25,6 +25,9 @@ bool as_rows(const View& v, View* rows);
 // Any view seen as one dimension, if one stride reaches every element.
 bool as_vector(const View& v, View* vector);
 
+// v's elements, in row-major order, under another shape of as many; false when its strides do not allow it.
+bool reshaped(const View& v, const int64_t* shape, int rank, View* result);
+
 bool same_shape(const View& a, const View& b);
 // The shape a and b broadcast to, by NumPy's rule; false when they do not.
 bool broadcast_shape(const View& a, const View& b, int64_t* shape, int* rank);

@@ -1,0 +1,32 @@
+import { shown, typeError } from './errors.js'
+
+/** What a tensor's elements are, by onnxruntime's names. Both 16-bit floats come out as their bits, in a Uint16Array. */
+export type DType = 'float32' | 'float16' | 'bfloat16' | 'int32' | 'int64' | 'bool'
+
+/** What holds a tensor's elements in JavaScript. */
+export type TensorData = Float32Array | Uint16Array | Int32Array | BigInt64Array | Uint8Array
+
+/** @internal in the addon's order */
+export const dtypes: readonly DType[] = ['float32', 'float16', 'bfloat16', 'int32', 'int64', 'bool']
+
+/** @internal the addon's number for a dtype */
+export function dtypeNumber(dtype: unknown): number {
+  const n = dtypes.indexOf(dtype as DType)
+  if (n < 0) throw typeError('ERR_DTYPE', 'dtype', `one of ${dtypes.join(', ')}`, shown(dtype))
+  return n
+}
+
+type ArrayMaker = {
+  new (buffer: ArrayBuffer): TensorData
+  readonly BYTES_PER_ELEMENT: number
+}
+
+/** @internal the array that holds each dtype's elements */
+export const arrays: Record<DType, ArrayMaker> = {
+  float32: Float32Array,
+  float16: Uint16Array,
+  bfloat16: Uint16Array,
+  int32: Int32Array,
+  int64: BigInt64Array,
+  bool: Uint8Array,
+}

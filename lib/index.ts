@@ -1,0 +1,8 @@
+export { debug } from './debug.js'
+export { Device, type DeviceInfo, device, devices, memory, setThreads } from './device.js'
+export type { DType, TensorData } from './dtype.js'
+export { type ErrorCode, SeqmixError, type SeqmixErrorCode } from './errors.js'
+export type { Activation } from './options.js'
+export * from './ops/index.js'
+export type { NestedArray, PlainInput, TensorLike } from './plain.js'
+export { Tensor, type TensorInput, type TensorOptions, cat, empty, keep, scope, tensor, zeros } from './tensor.js'

@@ -1,0 +1,15 @@
+import { native } from '../native.js'
+import type { Tensor, TensorInput } from '../tensor.js'
+import { call, one } from './call.js'
+
+const names = ['ids', 'table']
+
+/**
+ * The rows of `table` (vocabulary, dim) float32 that `ids` (any shape, int32 or int64) name; returns ids' shape + (dim).
+ * An id outside the table gives a row of 0, and ERR_INDEX at the next read on the device.
+ *
+ * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_UNSUPPORTED.
+ */
+export function embedding(ids: TensorInput, table: TensorInput): Tensor {
+  return one(call(names, 2, [ids, table], (h) => native.embedding(h[0]!, h[1]!)))
+}

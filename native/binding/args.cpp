@@ -1,0 +1,99 @@
+#include "binding/args.h"
+
+#include "core/layout.h"
+
+namespace seqmix::binding {
+
+Call::~Call() {
+  for (int i = 0; i < copy_count_; i++) copies_[i]->drop();  // in queue order: after the op that reads them
+  for (int i = 0; i < output_count_; i++) {                  // an error came between allocation and run
+    if (!outputs_[i]) continue;
+    outputs_[i]->dispose();
+    outputs_[i]->device->drop();
+    delete outputs_[i];
+  }
+}
+
+View Call::tensor(size_t i, const char* name) {
+  Handle& h = unwrap(info_[i], name);
+  if (!device_) {
+    device_ = h.device;
+    device_from_ = name;
+  } else if (device_ != h.device) {
+    throw Error(Code::device, std::string(name) + ": expected a tensor on " + device_->name + " as " + device_from_ +
+                                  " is, got one on " + h.device->name);
+  }
+  return h.at();
+}
+
+View Call::optional(size_t i, const char* name) {
+  const napi_valuetype type = info_[i].Type();
+  if (type == napi_undefined || type == napi_null) return View();
+  return tensor(i, name);
+}
+
+View Call::in_place(size_t i, const char* name) {
+  tensor(i, name);
+  Handle& h = unwrap(info_[i], name);
+  own_memory(h);
+  return h.at();
+}
+
+DeviceState& Call::device() { return *device_; }
+
+void Call::dense_copy(View& v) {
+  View copy = dense(v.dtype, v.shape, v.rank);
+  Buffer* const buffer = Buffer::make(device(), bytes_of(copy), false);
+  copies_[copy_count_++] = buffer;
+  copy.data = buffer->data;
+  launch_copy(device(), v, copy);
+  v = copy;
+}
+
+void Call::rows(View& v) {
+  if (!v.present || as_rows(v, &v)) return;
+  dense_copy(v);
+  as_rows(v, &v);
+}
+
+void Call::vector(View& v) {
+  if (!v.present || as_vector(v, &v)) return;
+  dense_copy(v);
+  as_vector(v, &v);
+}
+
+void Call::unit_last_stride(View& v) {
+  if (!v.present || v.shape[v.rank - 1] <= 1 || v.stride[v.rank - 1] == 1) return;
+  dense_copy(v);
+}
+
+void Call::allocate(View& out) {
+  if (!out.present) return;
+  Handle* const h = make_tensor(device(), out, instance_of(info_.Env()).poison);
+  outputs_[output_count_++] = h;
+  out = h->at();
+}
+
+void Call::present_as(const int64_t* shape, int rank) {
+  Handle& h = *outputs_[output_count_ - 1];
+  h.view = dense(h.view.dtype, shape, rank);
+}
+
+Napi::Value Call::run(Problem& problem) {
+  launch(device(), problem);
+  const Napi::Env env = info_.Env();
+  if (output_count_ == 1) {
+    Handle* const h = outputs_[0];
+    outputs_[0] = nullptr;
+    return wrap(env, h);
+  }
+  Napi::Array list = Napi::Array::New(env, static_cast<size_t>(output_count_));
+  for (int i = 0; i < output_count_; i++) {
+    Handle* const h = outputs_[i];
+    outputs_[i] = nullptr;
+    list[static_cast<uint32_t>(i)] = wrap(env, h);
+  }
+  return list;
+}
+
+}  // namespace seqmix::binding

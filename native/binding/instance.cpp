@@ -1,0 +1,216 @@
+#include "binding/instance.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace seqmix::binding {
+
+namespace {
+
+struct ErrorForm {
+  Code code;
+  const char* name;
+  enum { type, range, seqmix } kind;
+};
+
+const ErrorForm kForms[] = {
+    {Code::shape, "ERR_SHAPE", ErrorForm::range},
+    {Code::dtype, "ERR_DTYPE", ErrorForm::type},
+    {Code::device, "ERR_DEVICE", ErrorForm::type},
+    {Code::disposed, "ERR_DISPOSED", ErrorForm::type},
+    {Code::option, "ERR_OPTION", ErrorForm::type},
+    {Code::option_range, "ERR_OPTION", ErrorForm::range},
+    {Code::out_of_memory, "ERR_OUT_OF_MEMORY", ErrorForm::seqmix},
+    {Code::cuda, "ERR_CUDA", ErrorForm::seqmix},
+    {Code::unsupported, "ERR_UNSUPPORTED", ErrorForm::seqmix},
+    {Code::index, "ERR_INDEX", ErrorForm::seqmix},
+};
+
+const ErrorForm& form_of(Code code) {
+  for (const ErrorForm& f : kForms)
+    if (f.code == code) return f;
+  return kForms[6];
+}
+
+// Up to this many bytes a copy costs less than an array that shares memory, and leaves the tensor free to change in
+// place.
+constexpr int64_t kCopied = 4096;
+
+void release_array(napi_env, void*, void* hint) {
+  Buffer* const buffer = static_cast<Buffer*>(hint);
+  buffer->handed_out--;
+  buffer->drop();
+}
+
+void free_array(napi_env, void* data, void*) { std::free(data); }
+
+}  // namespace
+
+napi_value array_of(Napi::Env env, Buffer& buffer, int64_t offset, int64_t bytes) {
+  const char* const from = static_cast<const char*>(buffer.data) + offset;
+  napi_value value;
+  if (bytes <= kCopied) {
+    void* to = nullptr;
+    if (napi_create_arraybuffer(env, static_cast<size_t>(bytes), &to, &value) != napi_ok) throw Napi::Error::New(env);
+    if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
+    return value;
+  }
+  buffer.references++;
+  buffer.handed_out++;
+  if (napi_create_external_arraybuffer(env, const_cast<char*>(from), static_cast<size_t>(bytes), release_array, &buffer,
+                                       &value) != napi_ok) {
+    release_array(env, nullptr, &buffer);
+    throw Napi::Error::New(env);
+  }
+  return value;
+}
+
+napi_value js_error(Napi::Env env, Code code, const char* message) {
+  const ErrorForm& form = form_of(code);
+  Napi::String name = Napi::String::New(env, form.name), text = Napi::String::New(env, message);
+  napi_value error;
+  if (form.kind == ErrorForm::range) {
+    napi_create_range_error(env, name, text, &error);
+  } else if (form.kind == ErrorForm::type) {
+    napi_create_type_error(env, name, text, &error);
+  } else {
+    Instance* const instance = env.GetInstanceData<Instance>();
+    if (instance && !instance->seqmix_error.IsEmpty()) return instance->seqmix_error.New({name, text});
+    napi_create_error(env, name, text, &error);
+  }
+  return error;
+}
+
+void throw_js(Napi::Env env, const Error& error) { throw Napi::Error(env, js_error(env, error.code(), error.what())); }
+
+Instance::Instance(Napi::Env env) : env_(env) {
+  napi_value name = Napi::String::New(env, "seqmix");
+  if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, this, called, &function_) !=
+      napi_ok)
+    throw Napi::Error::New(env);
+  napi_unref_threadsafe_function(env, function_);  // a pending read keeps the event loop alive, an idle addon does not
+  // After the function was made, so that the gate closes before the function goes.
+  napi_add_env_cleanup_hook(env, at_exit, this);
+}
+
+Instance::~Instance() = default;
+
+void Instance::at_exit(void* data) {
+  Instance& self = *static_cast<Instance*>(data);
+  {
+    std::lock_guard lock(self.gate_);
+    self.open_ = false;
+  }
+  for (DeviceState* device : self.devices_)
+    if (device) {
+      device->closed = true;
+      device->backend->close(device->queue);
+    }
+  // Nothing reports any more, so the reads are ours alone.
+  for (PendingRead* read : self.reads_) {
+    if (read->buffer) read->buffer->drop();
+    std::free(read->host);
+    delete read;
+  }
+  self.reads_.clear();
+  for (DeviceState* device : self.devices_)
+    if (device) device->drop();
+  self.devices_.clear();
+}
+
+DeviceState& Instance::device(int id) {
+  if (id < static_cast<int>(devices_.size()) && devices_[static_cast<size_t>(id)])
+    return *devices_[static_cast<size_t>(id)];
+  if (!open_) throw Error(Code::device, "device: expected a live environment, got one that is closing");
+  const Backend* backend = &cpu_backend();
+  std::string name = "cpu", why;
+  if (id > 0) {
+    name = "cuda:" + std::to_string(id - 1);
+    backend = cuda_backend(&why);
+    if (!backend) throw Error(Code::device, "device: expected one that is there, got " + name + ": " + why);
+  }
+  Status status;
+  const int count = backend->device_count(&status);
+  throw_if(status);
+  if (id > 0 && id > count)
+    throw Error(Code::device, "device: expected cuda:0 to cuda:" + std::to_string(count - 1) + ", got " + name);
+  Queue* const queue = backend->open(id > 0 ? id - 1 : 0, &status);
+  throw_if(status);
+  if (devices_.size() <= static_cast<size_t>(id)) devices_.resize(static_cast<size_t>(id) + 1);
+  devices_[static_cast<size_t>(id)] = new DeviceState{backend, queue, id, name, env_};
+  return *devices_[static_cast<size_t>(id)];
+}
+
+napi_value Instance::promise_of(PendingRead* read) {
+  const Backend& backend = *read->device->backend;
+  Queue* const queue = read->device->queue;
+  napi_value promise;
+  napi_create_promise(env_, &read->deferred, &promise);
+  read->instance = this;
+  if (!read->copies && backend.idle(queue)) {
+    backend.read(queue, nullptr, nullptr, 0, nullptr, nullptr, &read->status);
+    settle(read);
+    return promise;
+  }
+  if (reads_.empty()) napi_ref_threadsafe_function(env_, function_);
+  reads_.insert(read);
+  if (read->copies) read->buffer->handed_out++;
+  Status status;
+  const char* const from = read->copies ? static_cast<const char*>(read->buffer->data) + read->offset : nullptr;
+  backend.read(queue, read->host, from, read->copies ? read->bytes : 0, reported, read, &status);
+  if (!status.ok()) {  // it could not even be queued, and nothing will be reported
+    read->status = status;
+    settle(read);
+  }
+  return promise;
+}
+
+void Instance::reported(void* data, const Status* status) {
+  PendingRead* const read = static_cast<PendingRead*>(data);
+  Instance& self = *read->instance;
+  std::lock_guard lock(self.gate_);
+  if (!self.open_) return;
+  read->status = *status;
+  napi_call_threadsafe_function(self.function_, read, napi_tsfn_nonblocking);
+}
+
+// On the JavaScript thread. Nothing may be thrown from here: it would have nowhere to go.
+void Instance::called(napi_env env, napi_value, void* data, void* read) {
+  if (!env) return;  // the environment is closing, and at_exit has the read
+  try {
+    static_cast<Instance*>(data)->settle(static_cast<PendingRead*>(read));
+  } catch (...) {  // the worker is being terminated: no JavaScript can run, so nobody waits
+  }
+}
+
+void Instance::settle(PendingRead* read) {
+  const Napi::HandleScope scope(env_);
+  const std::unique_ptr<PendingRead> owned(read);
+  if (reads_.erase(read) && reads_.empty()) napi_unref_threadsafe_function(env_, function_);
+  struct Ended {  // however this function is left
+    PendingRead* read;
+    ~Ended() {
+      if (read->copies) read->buffer->handed_out--;
+      if (read->buffer) read->buffer->drop();
+      std::free(read->host);
+    }
+  } const ended{read};
+  const uint64_t word = read->status.ok() ? read->device->backend->take_index_error(read->device->queue) : 0;
+  if (word) read->status.set(Code::index, index_error_message(word).c_str());
+  if (!read->status.ok()) {
+    napi_reject_deferred(env_, read->deferred, js_error(env_, read->status.code, read->status.message));
+    return;
+  }
+  napi_value value;
+  if (read->copies) {
+    napi_create_external_arraybuffer(env_, read->host, static_cast<size_t>(read->bytes), free_array, nullptr, &value);
+    read->host = nullptr;  // the array's now
+  } else if (read->buffer) {
+    value = array_of(env_, *read->buffer, read->offset, read->bytes);
+  } else {
+    napi_get_undefined(env_, &value);
+  }
+  napi_resolve_deferred(env_, read->deferred, value);
+}
+
+}  // namespace seqmix::binding

@@ -1,0 +1,39 @@
+#include "core/problem/elementwise.h"
+
+#include "binding/args.h"
+#include "binding/ops/ops.h"
+#include "core/layout.h"
+
+namespace seqmix::binding {
+
+// (x)
+Napi::Value silu(const Napi::CallbackInfo& info) {
+  Call call(info);
+  Silu p;
+  p.x = call.tensor(0, "x");
+  p.validate();
+  call.allocate(p.out);
+  View* const views[] = {&p.out, &p.x};
+  collapse(views, 2);
+  return call.run(p);
+}
+
+namespace {
+Napi::Value binary(const Napi::CallbackInfo& info, Op op) {
+  Call call(info);
+  Binary p(op);
+  p.a = call.tensor(0, "a");
+  p.b = call.tensor(1, "b");
+  p.validate();
+  call.allocate(p.out);
+  View* const views[] = {&p.out, &p.a, &p.b};
+  collapse(views, 3);
+  return call.run(p);
+}
+}  // namespace
+
+// (a, b)
+Napi::Value add(const Napi::CallbackInfo& info) { return binary(info, Op::add); }
+Napi::Value mul(const Napi::CallbackInfo& info) { return binary(info, Op::mul); }
+
+}  // namespace seqmix::binding

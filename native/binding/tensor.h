@@ -1,0 +1,94 @@
+// What stands behind a JavaScript tensor. A Handle is one tensor: a view of a Storage, which views share; a Storage
+// holds the Buffer it has now. An in-place op on memory that was handed out to JavaScript gives the Storage a new
+// Buffer, so that what was handed out never changes. All of this belongs to one JavaScript thread; counts need no
+// atomics.
+#pragma once
+#include <napi.h>
+
+#include <string>
+
+#include "backend.h"
+
+namespace seqmix::binding {
+
+class Instance;
+
+// One environment's queue on one device. Lives until the last of its buffers is gone, which may be after the
+// environment closed it.
+struct DeviceState {
+  const Backend* backend;
+  Queue* queue;
+  int id;
+  std::string name;
+  napi_env env;
+  bool closed = false;
+  int64_t references = 1;
+  int64_t tensors = 0, bytes = 0;  // alive
+  uint64_t sequence = 0;
+
+  void drop() {
+    if (--references > 0) return;
+    backend->destroy(queue);
+    delete this;
+  }
+};
+
+struct Buffer {
+  DeviceState* device;
+  void* data;
+  int64_t bytes;
+  int64_t references = 1;
+  int64_t handed_out = 0;  // array buffers in JavaScript, and reads under way, that must not see a change
+
+  static Buffer* make(DeviceState& device, int64_t bytes, bool poison);
+  void drop();
+};
+
+struct Storage {
+  Buffer* buffer;
+  int64_t references = 1;
+
+  void drop() {
+    if (--references > 0) return;
+    buffer->drop();
+    delete this;
+  }
+};
+
+struct Handle {
+  DeviceState* device;
+  Storage* storage;  // null once disposed
+  int64_t offset;    // of the first element, in bytes
+  View view;         // its data pointer is not kept: see at()
+
+  // The view with its address as it is now.
+  View at() const {
+    View v = view;
+    v.data = static_cast<char*>(storage->buffer->data) + offset;
+    return v;
+  }
+  void dispose();
+};
+
+// A new dense tensor of the shape and strides of `like`.
+Handle* make_tensor(DeviceState& device, const View& like, bool poison);
+// Another tensor over the same memory.
+Handle* make_view(const Handle& of, const View& view, int64_t offset);
+
+Napi::Value wrap(Napi::Env env, Handle* handle);
+Handle& unwrap(const Napi::Value& value, const char* name);  // throws ERR_DISPOSED, naming the argument
+
+// Before an in-place op: memory that JavaScript can see is left alone, and the tensor gets a copy of its own.
+void own_memory(Handle& handle);
+
+// Puts a problem on the device's queue.
+void launch(DeviceState& device, Problem& problem);
+// Sets every byte, in queue order.
+void fill_bytes(DeviceState& device, const Buffer& buffer, uint8_t byte);
+// Copies (and converts) between views on one device, in queue order.
+void launch_copy(DeviceState& device, const View& from, const View& to);
+// Throws when a kernel met a bad index since the last read.
+void check_index_error(DeviceState& device);
+std::string index_error_message(uint64_t word);
+
+}  // namespace seqmix::binding
