@@ -147,6 +147,7 @@ napi_value Instance::promise_of(PendingRead* read) {
   napi_value promise;
   napi_create_promise(env_, &read->deferred, &promise);
   read->instance = this;
+  if (read->buffer) read->buffer->handed_out++;  // an in-place op that comes before the promise settles must not show
   if (!read->copies && backend.idle(queue)) {
     backend.read(queue, nullptr, nullptr, 0, nullptr, nullptr, &read->status);
     settle(read);
@@ -154,7 +155,6 @@ napi_value Instance::promise_of(PendingRead* read) {
   }
   if (reads_.empty()) napi_ref_threadsafe_function(env_, function_);
   reads_.insert(read);
-  if (read->copies) read->buffer->handed_out++;
   Status status;
   const char* const from = read->copies ? static_cast<const char*>(read->buffer->data) + read->offset : nullptr;
   backend.read(queue, read->host, from, read->copies ? read->bytes : 0, reported, read, &status);
@@ -190,8 +190,10 @@ void Instance::settle(PendingRead* read) {
   struct Ended {  // however this function is left
     PendingRead* read;
     ~Ended() {
-      if (read->copies) read->buffer->handed_out--;
-      if (read->buffer) read->buffer->drop();
+      if (read->buffer) {
+        read->buffer->handed_out--;
+        read->buffer->drop();
+      }
       std::free(read->host);
     }
   } const ended{read};
