@@ -1,0 +1,115 @@
+// Taking tensors out of a state dict: with the name and both shapes in the message when one is missing or wrong.
+
+import { device, type Device } from '../index.js'
+import { SeqmixError } from '../errors.js'
+import { tensor, Tensor, type TensorInput } from '../index.js'
+
+/** Tensors (or plain inputs) under the names a checkpoint gives them. */
+export type StateDict = Readonly<Record<string, TensorInput>>
+
+/** Reads a layer's tensors from a state dict onto one device, and remembers them so that they can be freed. */
+export class Weights {
+  private readonly taken: Tensor[] = []
+
+  constructor(
+    private readonly layer: string,
+    private readonly state: StateDict,
+    readonly device: Device,
+  ) {}
+
+  /**
+   * The tensor of a name on the layer's device, under a handle of the layer's own: the caller's stays the caller's.
+   *
+   * @param shape what it must have; a checkpoint may hold it with dimensions of 1 in between (conv1d.weight is (d, 1, w))
+   * @param stored the shape in the state dict, where it is another than `shape`
+   */
+  take(name: string, shape: readonly number[], stored: readonly number[] = shape): Tensor {
+    const value = this.lookUp(name)
+    // What is not a tensor yet is made here and freed again once the layer has its own handle on it.
+    const given = value instanceof Tensor ? value : tensor(value, { device: this.device })
+    let moved: Tensor | undefined
+    try {
+      if (given.dtype !== 'float32') {
+        throw new SeqmixError(
+          'ERR_UNSUPPORTED',
+          `${this.layer}: ${name}: float32 is what this version computes in, got ${given.dtype}`,
+        )
+      }
+      this.checkShape(name, given.shape, stored)
+      if (given.device.name !== this.device.name) moved = given.to(this.device)
+      const own = (moved ?? given).reshape([...shape])
+      this.taken.push(own)
+      return own
+    } finally {
+      moved?.dispose()
+      if (given !== value) given.dispose()
+    }
+  }
+
+  /** The values of a float32 tensor, in host memory. */
+  values(name: string, shape: readonly number[]): Float32Array {
+    const value = this.lookUp(name)
+    // Values that are on the host already need no trip to the device and back.
+    const plain = value as { data?: unknown; dims?: readonly number[] }
+    if (!(value instanceof Tensor) && plain.data instanceof Float32Array && Array.isArray(plain.dims)) {
+      this.checkShape(name, plain.dims, shape)
+      return plain.data
+    }
+    const t = value instanceof Tensor ? value : tensor(value, { device: this.device })
+    try {
+      this.checkShape(name, t.shape, shape)
+      const data = t.dataSync()
+      if (!(data instanceof Float32Array)) {
+        throw new SeqmixError('ERR_UNSUPPORTED', `${this.layer}: ${name}: expected float32, got ${t.dtype}`)
+      }
+      return data
+    } finally {
+      if (t !== value) t.dispose()
+    }
+  }
+
+  /** A tensor the layer derived from its weights, freed with them. */
+  own(t: Tensor): Tensor {
+    this.taken.push(t)
+    return t
+  }
+
+  has(name: string): boolean {
+    return this.state[name] !== undefined
+  }
+
+  /** Elements of all that was taken. */
+  get elements(): number {
+    return this.taken.reduce((n, t) => n + t.size, 0)
+  }
+
+  /** All of it. */
+  tensors(): readonly Tensor[] {
+    return this.taken
+  }
+
+  dispose(): void {
+    for (const t of this.taken) t.dispose()
+  }
+
+  private lookUp(name: string): TensorInput {
+    const value = this.state[name]
+    if (value === undefined)
+      throw new SeqmixError('ERR_CHECKPOINT', `${this.layer}: ${name}: missing in the state dict`)
+    return value
+  }
+
+  private checkShape(name: string, got: readonly number[], expected: readonly number[]): void {
+    if (got.length !== expected.length || got.some((n, i) => n !== expected[i])) {
+      const message = `${this.layer}: ${name}: expected shape (${expected.join(', ')}), got (${got.join(', ')})`
+      throw new SeqmixError('ERR_CHECKPOINT', message)
+    }
+  }
+}
+
+/** The device a layer is built on: the one that was asked for, else that of the first Tensor of its state, else the best. */
+export function layerDevice(state: StateDict, wanted?: Device | string): Device {
+  if (wanted !== undefined) return device(wanted)
+  const first = Object.values(state).find((value) => value instanceof Tensor)
+  return first instanceof Tensor ? first.device : device()
+}
