@@ -1,0 +1,141 @@
+// A model from a Hugging Face directory: config.json says what it is, its architecture which tensors it wants; these
+// go to the device one after the other, so that host memory holds little more than the largest of them.
+
+import { damaged } from '../checkpoint/format.js'
+import { openCheckpoint, type Checkpoint } from '../checkpoint/index.js'
+import { SeqmixError } from '../errors.js'
+import { device as findDevice, tensor, Tensor, type Device, type DType, type TensorInput } from '../index.js'
+import type { StateDict } from '../layers/index.js'
+import { readConfig } from './config.js'
+import { mamba } from './mamba.js'
+import { LanguageModel } from './model.js'
+import type { Architecture, WantedTensor } from './network.js'
+import { checkOptions } from '../options.js'
+import { loadTokenizer } from './tokenizer.js'
+
+const ARCHITECTURES: Readonly<Record<string, Architecture>> = { mamba, falcon_mamba: mamba }
+
+/** How far loading is. */
+export interface LoadProgress {
+  /** the tensor that has just gone to the device */
+  readonly name: string
+  readonly tensors: number
+  readonly totalTensors: number
+  /** bytes read from the checkpoint */
+  readonly bytes: number
+  readonly totalBytes: number
+}
+
+export interface LoadOptions {
+  /** where the model goes; by default the best device */
+  device?: Device | string
+  /** what weights and activations are held in; float32, whatever the checkpoint holds */
+  dtype?: DType
+  /** called after each tensor */
+  onProgress?: (progress: LoadProgress) => void
+  /** an abort makes load throw `signal.reason` */
+  signal?: AbortSignal
+}
+
+/**
+ * Loads a language model.
+ *
+ * @param dir a directory with config.json and model.safetensors or its sharded form, of model_type mamba or falcon_mamba
+ * @throws SeqmixError ERR_CHECKPOINT for a directory that is incomplete or damaged, naming file and tensor;
+ *   ERR_UNSUPPORTED for a model_type or a dtype that this version does not have
+ */
+export async function load(dir: string, options: LoadOptions = {}): Promise<LanguageModel> {
+  checkOptions(options, ['device', 'dtype', 'onProgress', 'signal'])
+  const { dtype = 'float32', onProgress, signal } = options
+  if (dtype !== 'float32') {
+    throw new SeqmixError('ERR_UNSUPPORTED', `dtype: float32 is what this version computes in, got ${String(dtype)}`)
+  }
+  const device = findDevice(options.device)
+  signal?.throwIfAborted()
+  const config = await readConfig(dir, 'config.json', true)
+  const type = config.text('model_type')
+  const architecture = Object.hasOwn(ARCHITECTURES, type) ? ARCHITECTURES[type] : undefined
+  if (!architecture) {
+    const known = Object.keys(ARCHITECTURES).join(', ')
+    throw new SeqmixError(
+      'ERR_UNSUPPORTED',
+      `${config.file}: model_type '${type}' is not supported; supported are ${known}`,
+    )
+  }
+  const generation = await readConfig(dir, 'generation_config.json', false)
+  const tokenizer = await loadTokenizer(dir)
+  const checkpoint = await openCheckpoint(dir)
+  const state: Record<string, TensorInput> = {}
+  try {
+    const found = findTensors(checkpoint, architecture.wanted(config))
+    const report = reporter(checkpoint, found, onProgress)
+    for (const { name, stored, wanted } of found) {
+      signal?.throwIfAborted()
+      const { shape, data } = await checkpoint.readFloat32(stored)
+      state[name] = wanted.host ? { type: 'float32', data, dims: shape } : tensor(data, { shape: [...shape], device })
+      report(stored)
+    }
+    signal?.throwIfAborted()
+    return new LanguageModel(architecture.build(config, state as StateDict, device), config, generation, tokenizer)
+  } finally {
+    for (const t of Object.values(state)) if (t instanceof Tensor) t.dispose()
+    await checkpoint.close()
+  }
+}
+
+interface FoundTensor {
+  readonly name: string
+  /** its name in the checkpoint */
+  readonly stored: string
+  readonly wanted: WantedTensor
+}
+
+// Matches what the checkpoint has with what the architecture wants; all that is wrong goes into one error.
+function findTensors(checkpoint: Checkpoint, wanted: Record<string, WantedTensor>): FoundTensor[] {
+  const left = new Set(checkpoint.names())
+  const found: FoundTensor[] = []
+  const missing: string[] = []
+  const misshaped: string[] = []
+  for (const [name, want] of Object.entries(wanted)) {
+    const stored = want.alias !== undefined && !left.has(name) ? want.alias : name
+    const there = left.delete(stored)
+    if (want.unused) continue
+    if (!there) {
+      missing.push(name)
+      continue
+    }
+    const { shape } = checkpoint.info(stored)
+    if (shape.join() !== want.shape.join()) {
+      misshaped.push(`${stored}: expected shape (${want.shape.join(', ')}), got (${shape.join(', ')})`)
+    }
+    found.push({ name, stored, wanted: want })
+  }
+  const wrong = [
+    ...(missing.length > 0 ? [`missing: ${list(missing)}`] : []),
+    ...(left.size > 0 ? [`unexpected: ${list([...left])}`] : []),
+    ...(misshaped.length > 0 ? [list(misshaped, '; ')] : []),
+  ]
+  if (wrong.length > 0)
+    throw damaged(checkpoint.path, `not the tensors that config.json calls for: ${wrong.join('; ')}`)
+  return found
+}
+
+function list(items: string[], separator = ', '): string {
+  const shown = items.slice(0, 8).join(separator)
+  return items.length > 8 ? `${shown} and ${items.length - 8} more` : shown
+}
+
+function reporter(
+  checkpoint: Checkpoint,
+  found: FoundTensor[],
+  onProgress: LoadOptions['onProgress'],
+): (stored: string) => void {
+  const totalBytes = found.reduce((n, { stored }) => n + checkpoint.info(stored).bytes, 0)
+  let tensors = 0
+  let bytes = 0
+  return (name) => {
+    tensors += 1
+    bytes += checkpoint.info(name).bytes
+    onProgress?.({ name, tensors, totalTensors: found.length, bytes, totalBytes })
+  }
+}

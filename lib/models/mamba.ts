@@ -1,0 +1,150 @@
+// The language models `mamba` and `falcon_mamba`: embedding, then for each layer h ← h + mixer(norm(h)), a last norm
+// and the head. Everything is float32, so the checkpoint's residual_in_fp32 holds by itself.
+
+import { embedding, linear, scope, type Device, type Tensor } from '../index.js'
+import type { MambaCache } from '../layers/index.js'
+import { Mamba, RMSNorm, type LayerCache, type MambaConfig, type StateDict } from '../layers/index.js'
+import { mambaShapes, mambaSizes } from '../layers/mamba.js'
+import { Weights } from '../layers/state.js'
+import type { ConfigFile } from './config.js'
+import type { Architecture, Network, WantedTensor } from './network.js'
+
+interface MambaModelConfig {
+  readonly mixer: MambaConfig
+  readonly vocabulary: number
+  readonly layers: number
+  readonly eps: number
+  readonly tied: boolean
+}
+
+// What is not in a config.json has the default that its architecture gives it.
+function readMambaConfig(config: ConfigFile): MambaModelConfig {
+  const hidden = config.count('hidden_size')
+  const auto = (config.values.time_step_rank ?? 'auto') === 'auto'
+  const mixer: MambaConfig = {
+    hidden_size: hidden,
+    intermediate_size: config.count('intermediate_size', Math.trunc(config.positive('expand', 2) * hidden)),
+    state_size: config.count('state_size', 16),
+    conv_kernel: config.count('conv_kernel', 4),
+    time_step_rank: auto ? 'auto' : config.count('time_step_rank'),
+    use_bias: config.flag('use_bias', false),
+    use_conv_bias: config.flag('use_conv_bias', true),
+    hidden_act: config.text('hidden_act', 'silu'),
+  }
+  const falcon = config.values.model_type === 'falcon_mamba'
+  return {
+    mixer: falcon ? { ...mixer, mixer_rms_eps: config.positive('mixer_rms_eps', 1e-6) } : mixer,
+    vocabulary: config.count('vocab_size'),
+    layers: config.count('num_hidden_layers', undefined, 10_000),
+    eps: config.positive('layer_norm_epsilon', 1e-5),
+    tied: config.flag('tie_word_embeddings', true),
+  }
+}
+
+const EMBEDDINGS = 'backbone.embeddings.weight'
+
+function wantedTensors({ mixer, vocabulary, layers, tied }: MambaModelConfig): Record<string, WantedTensor> {
+  const { hidden } = mambaSizes(mixer)
+  const wanted: Record<string, WantedTensor> = {
+    [EMBEDDINGS]: { shape: [vocabulary, hidden], alias: 'backbone.embedding.weight' },
+    'backbone.norm_f.weight': { shape: [hidden] },
+    'lm_head.weight': { shape: [vocabulary, hidden], unused: tied },
+  }
+  const shapes = Object.entries(mambaShapes(mixer))
+  for (let i = 0; i < layers; i++) {
+    wanted[`backbone.layers.${i}.norm.weight`] = { shape: [hidden] }
+    for (const [name, shape] of shapes) wanted[`backbone.layers.${i}.mixer.${name}`] = { shape, host: name === 'A_log' }
+  }
+  return wanted
+}
+
+// The part of a state dict below a prefix, under the names that are left.
+function below(state: StateDict, prefix: string): StateDict {
+  const entries = Object.entries(state).filter(([name]) => name.startsWith(prefix))
+  return Object.fromEntries(entries.map(([name, t]) => [name.slice(prefix.length), t]))
+}
+
+class MambaNetwork implements Network {
+  readonly vocabulary: number
+  readonly parameters: number
+  readonly bytes: number
+  private readonly weights: Weights
+  private readonly embeddings: Tensor
+  private readonly headWeight: Tensor
+  private readonly normF: RMSNorm
+  private readonly layers: { norm: RMSNorm; mixer: Mamba }[] = []
+
+  constructor(
+    config: MambaModelConfig,
+    state: StateDict,
+    readonly device: Device,
+  ) {
+    const { hidden } = mambaSizes(config.mixer)
+    this.vocabulary = config.vocabulary
+    const norm = (prefix: string) =>
+      new RMSNorm({ hidden_size: hidden, layer_norm_epsilon: config.eps }, below(state, prefix), { device })
+    const w = (this.weights = new Weights('model', state, device))
+    this.embeddings = w.take(EMBEDDINGS, [config.vocabulary, hidden])
+    this.headWeight = config.tied ? this.embeddings : w.take('lm_head.weight', [config.vocabulary, hidden])
+    this.normF = norm('backbone.norm_f.')
+    for (let i = 0; i < config.layers; i++) {
+      const prefix = `backbone.layers.${i}.`
+      const mixer = new Mamba(config.mixer, below(state, `${prefix}mixer.`), { device })
+      this.layers.push({ norm: norm(`${prefix}norm.`), mixer })
+    }
+    this.parameters = w.elements + hidden + this.layers.reduce((n, { mixer }) => n + mixer.parameters + hidden, 0)
+    this.bytes = this.parameters * 4
+  }
+
+  body(ids: Tensor, caches?: readonly LayerCache[]): Tensor {
+    return scope(() =>
+      this.through(embedding(ids, this.embeddings), (mixer, x, residual, i) =>
+        mixer.forward(x, caches?.[i] as MambaCache | undefined, { residual }),
+      ),
+    )
+  }
+
+  step(ids: Tensor, caches: readonly LayerCache[]): Tensor {
+    return scope(() =>
+      this.through(embedding(ids, this.embeddings), (mixer, x, residual, i) =>
+        mixer.step(x, caches[i] as MambaCache, { residual }),
+      ),
+    )
+  }
+
+  head(hidden: Tensor): Tensor {
+    return scope(() => linear(this.normF.forward(hidden), this.headWeight))
+  }
+
+  newCaches(batch: number): LayerCache[] {
+    return this.layers.map(({ mixer }) => mixer.newCache(batch))
+  }
+
+  dispose(): void {
+    this.weights.dispose()
+    this.normF.dispose()
+    for (const { norm, mixer } of this.layers) {
+      norm.dispose()
+      mixer.dispose()
+    }
+  }
+
+  // The residual stream through all layers. Each layer's input is freed at once: a scope alone would hold all of them
+  // until the last layer is done.
+  private through(h: Tensor, layer: (mixer: Mamba, x: Tensor, residual: Tensor, i: number) => Tensor): Tensor {
+    this.layers.forEach(({ norm, mixer }, i) => {
+      const x = norm.forward(h)
+      const next = layer(mixer, x, h, i)
+      x.dispose()
+      h.dispose()
+      h = next
+    })
+    return h
+  }
+}
+
+/** `mamba` and `falcon_mamba`. */
+export const mamba: Architecture = {
+  wanted: (config) => wantedTensors(readMambaConfig(config)),
+  build: (config, state, device) => new MambaNetwork(readMambaConfig(config), state, device),
+}

@@ -1,0 +1,55 @@
+// What a model is made of, seen from generation: a body from token ids to hidden states, a head from those to logits.
+// One file for each family of architectures implements it and says which tensors it wants.
+
+import type { LayerCache } from '../layers/index.js'
+import type { StateDict } from '../layers/index.js'
+import type { Device, Tensor } from '../index.js'
+import type { ConfigFile } from './config.js'
+
+/** A network on a device. */
+export interface Network {
+  readonly device: Device
+  readonly vocabulary: number
+  /** number of weights; tied ones count once */
+  readonly parameters: number
+  /** bytes of device memory its weights take */
+  readonly bytes: number
+  /**
+   * Hidden states before the head.
+   *
+   * @param ids (b, L) int32 or int64
+   * @param caches one for each layer that has one, changed in place
+   * @returns (b, L, hidden) float32
+   */
+  body(ids: Tensor, caches?: readonly LayerCache[]): Tensor
+  /**
+   * The same for one more token of each sequence.
+   *
+   * @param ids (b)
+   * @returns (b, hidden) float32
+   */
+  step(ids: Tensor, caches: readonly LayerCache[]): Tensor
+  /** (…, hidden) → logits (…, vocabulary) float32 */
+  head(hidden: Tensor): Tensor
+  newCaches(batch: number): LayerCache[]
+  dispose(): void
+}
+
+/** A tensor that an architecture wants from a checkpoint. */
+export interface WantedTensor {
+  readonly shape: readonly number[]
+  /** another name it may have */
+  readonly alias?: string
+  /** its values stay on the host while the network is built */
+  readonly host?: boolean
+  /** a checkpoint may hold it, and it is not read */
+  readonly unused?: boolean
+}
+
+/** How a `model_type` becomes a network. */
+export interface Architecture {
+  /** @throws SeqmixError ERR_CHECKPOINT for a config.json that makes no sense */
+  wanted(config: ConfigFile): Record<string, WantedTensor>
+  /** @param state every wanted tensor, float32; the network takes handles of its own */
+  build(config: ConfigFile, state: StateDict, device: Device): Network
+}
