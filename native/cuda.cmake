@@ -35,3 +35,6 @@ if(SEQMIX_WERROR)
 endif()
 target_link_libraries(seqmix_cuda PRIVATE seqmix_core ${CMAKE_DL_LIBS})
 seqmix_module(seqmix_cuda cuda.map)
+if(NOT APPLE)
+  target_link_options(seqmix_cuda PRIVATE -Wl,-z,defs)  # nothing is left for the loader to find: the addon's symbols are hidden
+endif()
