@@ -1,6 +1,6 @@
 // What a user gets: the tarball of `npm pack`, installed into an empty folder with scripts blocked and neither a compiler nor
 // Python on the PATH, then imported, required, run from the command line and in worker threads, and type-checked against.
-import { execFileSync, type ExecFileSyncOptionsWithStringEncoding } from 'node:child_process'
+import { spawnSync, type SpawnSyncOptionsWithStringEncoding } from 'node:child_process'
 import {
   copyFileSync,
   cpSync,
@@ -40,7 +40,7 @@ describe.skipIf(!npm)('the published package', { timeout: 120_000 }, () => {
   let consumer = ''
   const environment: NodeJS.ProcessEnv = {}
 
-  const options = (cwd: string): ExecFileSyncOptionsWithStringEncoding => ({
+  const options = (cwd: string): SpawnSyncOptionsWithStringEncoding => ({
     cwd,
     encoding: 'utf8',
     env: environment,
@@ -48,12 +48,9 @@ describe.skipIf(!npm)('the published package', { timeout: 120_000 }, () => {
   })
 
   function node(cwd: string, ...args: string[]): string {
-    try {
-      return execFileSync(process.execPath, args, options(cwd))
-    } catch (error) {
-      const { stdout, stderr } = error as { stdout?: string; stderr?: string }
-      throw new Error(`node ${args.join(' ')}\n${stdout ?? ''}\n${stderr ?? ''}`, { cause: error })
-    }
+    const { status, signal, stdout, stderr } = spawnSync(process.execPath, args, options(cwd))
+    if (status !== 0) throw new Error(`node ${args.join(' ')} ended with ${signal ?? status}\n${stdout}\n${stderr}`)
+    return stdout
   }
 
   const runNpm = (cwd: string, ...args: string[]) => node(cwd, path.join(npm!, 'npm-cli.js'), ...args)
