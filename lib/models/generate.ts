@@ -5,6 +5,7 @@
 // price is one step that nobody asked for where a sequence ends before maxNewTokens. With a cache of the caller's
 // that price would show in the cache, so there a step waits until its token is known to be handed out.
 
+import type { Signal } from './signal.js'
 import { argmax, sample, scope, type Tensor } from '../index.js'
 import type { ModelCache } from './cache.js'
 import type { CheckedIds } from './ids.js'
@@ -25,7 +26,7 @@ export interface GenerateOptions {
   /** ids that end a sequence, beside the checkpoint's end tokens */
   stop?: readonly number[]
   /** an abort makes the iterator throw `signal.reason` */
-  signal?: AbortSignal
+  signal?: Signal
   /** go on past the checkpoint's end tokens (false) */
   ignoreEos?: boolean
   /** a context to continue; changed so that it holds the ids given and every id handed out */
@@ -40,7 +41,7 @@ export interface Plan {
   readonly topP: number
   readonly seed: number
   readonly ends: ReadonlySet<number>
-  readonly signal: AbortSignal | undefined
+  readonly signal: Signal | undefined
   readonly cache: ModelCache | undefined
 }
 
@@ -96,12 +97,7 @@ export async function* generateRows(
 }
 
 // The prompt through the network; only its last position goes through the head.
-async function prefill(
-  network: Network,
-  ids: Tensor,
-  cache: ModelCache,
-  signal: AbortSignal | undefined,
-): Promise<Tensor> {
+async function prefill(network: Network, ids: Tensor, cache: ModelCache, signal: Signal | undefined): Promise<Tensor> {
   const [batch, length] = ids.shape as [number, number]
   const piece = Math.max(1, Math.floor(PIECE / batch))
   let from = 0
@@ -133,7 +129,7 @@ function pick(logits: Tensor, plan: Plan, n: number): Tensor {
 }
 
 // A promise's value, or the signal's reason as soon as it aborts.
-function abortable<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+function abortable<T>(promise: Promise<T>, signal: Signal | undefined): Promise<T> {
   if (!signal) return promise
   return new Promise((resolve, reject) => {
     const abort = () => reject(signal.reason as Error)

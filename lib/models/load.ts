@@ -1,6 +1,7 @@
 // A model from a Hugging Face directory: config.json says what it is, its architecture which tensors it wants; these
 // go to the device one after the other, so that host memory holds little more than the largest of them.
 
+import type { Signal } from './signal.js'
 import { damaged } from '../checkpoint/format.js'
 import { openCheckpoint, type Checkpoint } from '../checkpoint/index.js'
 import { SeqmixError } from '../errors.js'
@@ -34,7 +35,7 @@ export interface LoadOptions {
   /** called after each tensor */
   onProgress?: (progress: LoadProgress) => void
   /** an abort makes load throw `signal.reason` */
-  signal?: AbortSignal
+  signal?: Signal
 }
 
 /**
