@@ -1,0 +1,129 @@
+import { readFileSync } from 'node:fs'
+
+import { describe, expect, test } from 'vitest'
+
+import { golden } from '../models/support.js'
+import { finished, seqmix, start } from './run.js'
+
+const fixture = 'test/fixtures/kjv-mamba'
+const prompt = 'In the beginning God '
+const generate = ['generate', '--model', fixture, '--prompt', prompt]
+
+// What the model says first.
+async function said(tokens: number): Promise<string> {
+  const { greedyIds, promptLength } = await golden('kjv-mamba')
+  return Buffer.from(greedyIds.slice(promptLength, promptLength + tokens)).toString()
+}
+
+describe('seqmix', () => {
+  test('--version, --help', async () => {
+    const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string }
+    expect(await seqmix(['--version'])).toEqual({ code: 0, stdout: `${version}\n`, stderr: '' })
+    const help = await seqmix(['--help'])
+    expect(help).toMatchObject({ code: 0, stderr: '' })
+    for (const command of ['info', 'generate']) expect(help.stdout).toContain(command)
+    const generateHelp = await seqmix(['generate', '--help'])
+    for (const option of ['--model DIR', '--prompt TEXT', '--json']) expect(generateHelp.stdout).toContain(option)
+  })
+
+  const mistakes: [string[], string][] = [
+    [['genrate'], "seqmix: unknown command 'genrate'; did you mean generate?\n"],
+    [['dance-wildly'], "seqmix: unknown command 'dance-wildly'; commands are info, generate\n"],
+    [['generate', '--promt', 'x'], 'seqmix: unknown option --promt; did you mean --prompt?\n'],
+    [['generate', '--prompt', 'x'], 'seqmix: --model is missing (seqmix generate --help)\n'],
+    [[...generate, '--max-new-tokens', 'many'], "seqmix: --max-new-tokens: expected a whole number, got 'many'\n"],
+  ]
+  test.each(mistakes)('%j is a mistake: one line, exit code 2', async (args, stderr) => {
+    expect(await seqmix(args)).toEqual({ code: 2, stdout: '', stderr })
+  })
+
+  test('a failure is one line and exit code 1, with a stack for those who ask', async () => {
+    const args = ['generate', '--model', 'test/nowhere', '--prompt', 'x']
+    const failed = await seqmix(args)
+    expect(failed).toMatchObject({ code: 1, stdout: '' })
+    expect(failed.stderr).toMatch(/^seqmix: test\/nowhere\/config\.json: cannot be read: .*\n$/)
+    expect((await seqmix(args, { environment: { SEQMIX_DEBUG: '1' } })).stderr).toMatch(/\n\s+at /)
+  })
+})
+
+describe('seqmix info', () => {
+  test('tells what there is, and why not', async () => {
+    const { code, stdout } = await seqmix(['info', '--json'])
+    expect(code).toBe(0)
+    const facts = JSON.parse(stdout) as {
+      seqmix: string
+      devices: { name: string; available: boolean; reason?: string }[]
+    }
+    expect(facts.devices[0]).toMatchObject({ name: 'cpu', available: true })
+    for (const d of facts.devices) expect(d.available || (d.reason ?? '').length > 0).toBe(true)
+    const plain = await seqmix(['info'])
+    expect(plain.code).toBe(0)
+    expect(plain.stdout).toMatch(/^seqmix +\d/)
+    expect(plain.stdout).toMatch(/^cpu +/m)
+  })
+})
+
+describe('seqmix generate', () => {
+  test('streams text to stdout and speeds to stderr', async () => {
+    const { code, stdout, stderr } = await seqmix([...generate, '--max-new-tokens', '40'])
+    expect(stdout).toBe(await said(40))
+    expect(stderr).toMatch(/prefill 21 tokens at \d+\/s, decode 40 at \d+\/s\n$/)
+    expect(code).toBe(0)
+  })
+
+  test('reads the prompt from standard input', async () => {
+    const args = ['generate', '--model', fixture, '--prompt', '-', '--max-new-tokens', '10', '--threads', '1']
+    expect((await seqmix(args, { input: prompt })).stdout).toBe(await said(10))
+    const empty = await seqmix(args)
+    expect(empty).toMatchObject({ code: 2, stdout: '' })
+    expect(empty.stderr).toBe('seqmix: --prompt: expected at least one token, got an empty text\n')
+  })
+
+  test('--json prints a line a token and a summary', async () => {
+    const { code, stdout } = await seqmix([...generate, '--max-new-tokens', '12', '--json'])
+    expect(code).toBe(0)
+    const lines = stdout
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line) as Record<string, unknown>)
+    const tokens = lines.slice(0, -1)
+    expect(tokens.map((t) => t.type)).toEqual(new Array(12).fill('token'))
+    expect(tokens.map((t) => t.text).join('')).toBe(await said(12))
+    expect(tokens.map((t) => t.index)).toEqual(tokens.map((_, i) => i))
+    expect(lines.at(-1)).toMatchObject({
+      type: 'summary',
+      text: await said(12),
+      stopped: 'length',
+      prompt_tokens: 21,
+      new_tokens: 12,
+    })
+  })
+
+  test('--stop ends before a text, and sampling follows its seed', async () => {
+    const text = await said(60)
+    const stop = text.slice(20, 24)
+    const stopped = await seqmix([...generate, '--stop', stop])
+    expect(stopped.stdout).toBe(text.slice(0, text.indexOf(stop)))
+    const sampling = [...generate, '--max-new-tokens', '30', '--temperature', '0.8', '--top-k', '50', '--top-p', '0.9']
+    const [a, b, c] = await Promise.all(['1', '1', '2'].map((seed) => seqmix([...sampling, '--seed', seed])))
+    expect(a!.stdout).toBe(b!.stdout)
+    expect(a!.stdout).not.toBe(c!.stdout)
+  })
+
+  test('Ctrl-C ends it with 130', async () => {
+    const child = start([...generate, '--max-new-tokens', '1000000', '--ignore-eos'])
+    child.stdout!.once('data', () => child.kill('SIGINT'))
+    const { code, stderr } = await finished(child)
+    expect(code).toBe(130)
+    expect(stderr).toMatch(/decode \d+ at/)
+    expect(stderr).not.toMatch(/Error|interrupted/)
+  })
+
+  test('a reader that goes away ends it quietly', async () => {
+    const child = start([...generate, '--max-new-tokens', '1000000', '--ignore-eos'])
+    child.stdout!.once('data', () => child.stdout!.destroy())
+    const { code, stderr } = await finished(child)
+    expect(code).toBe(0)
+    expect(stderr).toBe('')
+  })
+})
