@@ -17,6 +17,7 @@ export type PlainInput = ArrayBufferView | NestedArray | TensorLike | number
 
 export interface Plain {
   data: TensorData
+  /** float32 for numbers that were asked for in a 16-bit dtype: the device rounds them. */
   dtype: DType
   shape: number[]
 }
@@ -113,6 +114,11 @@ function typed(input: ArrayBufferView, name: string, dtype: DType | undefined): 
   return { data: new View(input.buffer, input.byteOffset, count), dtype: wanted, shape: [count] }
 }
 
+/** The dtype in which JavaScript's numbers of a dtype go to the device, which converts them if it is another. */
+function storedAs(dtype: DType): DType {
+  return dtype === 'float16' || dtype === 'bfloat16' ? 'float32' : dtype
+}
+
 /** Numbers in another kind of array, one by one. */
 function converted(input: ArrayBufferView, name: string, dtype: DType): Plain {
   const kind = className(input)
@@ -120,8 +126,11 @@ function converted(input: ArrayBufferView, name: string, dtype: DType): Plain {
   if (typeof list.length !== 'number' || kind === 'DataView') {
     throw typeError('ERR_DTYPE', name, 'an array of numbers', `a ${kind}`)
   }
-  if (kind === 'Float64Array' && dtype === 'float32')
-    return { data: Float32Array.from(list as ArrayLike<number>), dtype, shape: [list.length] }
+  const stored = storedAs(dtype)
+  if (kind === 'Float64Array' && stored === 'float32')
+    return { data: Float32Array.from(list as ArrayLike<number>), dtype: stored, shape: [list.length] }
+  if (kind === 'Float32Array' && stored === 'float32')
+    return { data: input as Float32Array, dtype: stored, shape: [list.length] }
   throw typeError('ERR_DTYPE', name, `a ${arrays[dtype].name} for dtype ${dtype}`, `a ${kind}`)
 }
 
@@ -146,7 +155,7 @@ function nested(input: NestedArray | number | bigint | boolean, name: string, dt
   }
   walk(input, 0)
   const kind = flat.length ? typeof flat[0] : 'number'
-  const wanted = dtype ?? (kind === 'bigint' ? 'int64' : kind === 'boolean' ? 'bool' : 'float32')
+  const wanted = storedAs(dtype ?? (kind === 'bigint' ? 'int64' : kind === 'boolean' ? 'bool' : 'float32'))
   return { data: filled(flat, name, wanted), dtype: wanted, shape }
 }
 
@@ -182,7 +191,7 @@ function filled(values: readonly unknown[], name: string, dtype: DType): TensorD
       })
       return data
     }
-    case 'float32': {
+    default: {
       const data = new Float32Array(n)
       values.forEach((value, i) => {
         if (typeof value !== 'number') throw wrong(value, 'numbers for dtype float32')
@@ -190,8 +199,6 @@ function filled(values: readonly unknown[], name: string, dtype: DType): TensorD
       })
       return data
     }
-    default:
-      throw typeError('ERR_DTYPE', name, `a Uint16Array of bits for dtype ${dtype}`, 'an array of numbers')
   }
 }
 
@@ -202,5 +209,8 @@ function tensorLike(input: TensorLike, name: string, dtype: DType | undefined): 
   if (!ArrayBuffer.isView(input.data)) {
     throw typeError('ERR_DTYPE', name, `its data as a ${arrays[type].name} in memory`, shown(input.data))
   }
-  return plainOf(input.data, name, checkedShape(input.dims.slice(), `${name}.dims`), type)
+  const plain = plainOf(input.data, name, checkedShape(input.dims.slice(), `${name}.dims`), type)
+  if (plain.dtype !== type)
+    throw typeError('ERR_DTYPE', name, `a ${arrays[type].name} for type ${type}`, `a ${className(input.data)}`)
+  return plain
 }

@@ -219,6 +219,13 @@ export class Tensor {
   }
 }
 
+// What console.log and the debugger of Node show.
+Object.defineProperty(Tensor.prototype, Symbol.for('nodejs.util.inspect.custom'), {
+  value: Tensor.prototype.toString,
+  configurable: true,
+  writable: true,
+})
+
 // Where the runtime has it, `using t = …` works; declared here without naming a symbol that older lib types lack.
 const disposeSymbol = (Symbol as unknown as { dispose?: symbol }).dispose ?? Symbol.for('nodejs.dispose')
 Object.defineProperty(Tensor.prototype, disposeSymbol, {
@@ -298,7 +305,7 @@ export function wrap(handle: Handle): Tensor {
 
 /**
  * A tensor of data that JavaScript has. The data is copied at the call. `number[]` is float32 unless a dtype is said;
- * a Uint16Array needs its dtype said. Throws ERR_SHAPE, ERR_DTYPE, ERR_DEVICE or ERR_OUT_OF_MEMORY.
+ * a Uint16Array needs its dtype said. Numbers and Float32Arrays become float16 or bfloat16 by rounding to nearest even. Throws ERR_SHAPE, ERR_DTYPE, ERR_DEVICE or ERR_OUT_OF_MEMORY.
  */
 export function tensor(data: TensorInput, options: TensorOptions = {}): Tensor {
   checkOptions(options, tensorOptions)
@@ -314,7 +321,13 @@ export function tensor(data: TensorInput, options: TensorOptions = {}): Tensor {
     return t
   }
   const plain = plainOf(data, 'data', options.shape, options.dtype)
-  return wrap(native.fromHost(chooseDevice(options.device).id, dtypeNumber(plain.dtype), plain.shape, plain.data))
+  const handle = native.fromHost(chooseDevice(options.device).id, dtypeNumber(plain.dtype), plain.shape, plain.data)
+  if (options.dtype === undefined || options.dtype === plain.dtype) return wrap(handle)
+  try {
+    return wrap(native.converted(handle, dtypeNumber(options.dtype)))
+  } finally {
+    native.dispose(handle)
+  }
 }
 
 const tensorOptions = ['shape', 'dtype', 'device'] as const
