@@ -1,4 +1,4 @@
-import { NDArray } from './array.js'
+import { exact, NDArray, type Round } from './array.js'
 import { siluOf, softplus } from './functions.js'
 
 export interface UpdateInputs {
@@ -22,7 +22,7 @@ export interface UpdateInputs {
  * The form with heads (state (·, h, p, n), x (b, h, p), A (h, p, n), B (b, g, n), D and dtBias (h, p)) is the same
  * with h·p channels: head k of h uses group ⌊k·g/h⌋, and so does each of its channels.
  */
-export function selectiveStateUpdate(q: UpdateInputs): NDArray {
+export function selectiveStateUpdate(q: UpdateInputs, r: Round = exact): NDArray {
   const channels = q.x.shape.slice(1)
   const d = channels.reduce((a, m) => a * m, 1)
   const b = q.x.shape[0]!
@@ -42,16 +42,18 @@ export function selectiveStateUpdate(q: UpdateInputs): NDArray {
     if (slot < 0) continue
     for (let c = 0; c < d; c++) {
       const group = Math.floor((c * groups) / d)
-      let dt = dtIn!.at(i, c) + (dtBias?.at(c) ?? 0)
-      if (q.dtSoftplus) dt = softplus(dt)
+      let dt = r(dtIn!.at(i, c) + (dtBias?.at(c) ?? 0))
+      if (q.dtSoftplus) dt = softplus(dt, r)
       let y = 0
       for (let s = 0; s < n; s++) {
-        const h = Math.exp(dt * A.at(c, s)) * state.at(slot, c, s) + dt * B.at(i, group, s) * x!.at(i, c)
+        const decay = r(Math.exp(r(dt * A.at(c, s))))
+        const input = r(r(dt * B.at(i, group, s)) * x!.at(i, c))
+        const h = r(r(decay * state.at(slot, c, s)) + input)
         state.set(h, slot, c, s)
-        y += C.at(i, group, s) * h
+        y = r(y + r(C.at(i, group, s) * h))
       }
-      if (D) y += D.at(c) * x!.at(i, c)
-      if (z) y *= siluOf(z.at(i, c))
+      if (D) y = r(y + r(D.at(c) * x!.at(i, c)))
+      if (z) y = r(y * siluOf(z.at(i, c), r))
       out.set(y, i, c)
     }
   }

@@ -6,7 +6,10 @@ type Choice<F> = { [K in keyof F]: F[K] extends readonly (infer V)[] ? V : never
  * Few combinations of the factors' values in which every pair of values of two factors occurs: greedy, the best of some
  * random candidates at a time, always the same for the same factors.
  */
-export function pairwise<F extends Record<string, readonly unknown[]>>(factors: F, seed = 'pairwise'): Choice<F>[] {
+export function pairwise<const F extends Record<string, readonly unknown[]>>(
+  factors: F,
+  seed = 'pairwise',
+): Choice<F>[] {
   const random = new Random(seed)
   const names = Object.keys(factors)
   const sizes = names.map((k) => factors[k]!.length)

@@ -1,0 +1,99 @@
+import { expect, test } from 'vitest'
+import { linear } from '../../lib/index.js'
+import { float32, NDArray } from '../reference/array.js'
+import { linear as reference } from '../reference/linear.js'
+import { expectClose } from '../support/close.js'
+import { describeOp, expectKernel, on, put, take } from '../support/device.js'
+import { layouts, place } from '../support/layout.js'
+import { describeCase, pairwise } from '../support/pairwise.js'
+import { Random } from '../support/random.js'
+
+describeOp('linear', () => {
+  const grid = pairwise({
+    rows: [[1], [2], [3], [2, 5], [13], [16], [3, 11], [65]],
+    ins: [1, 2, 7, 16, 17, 64, 65, 256, 300],
+    outs: [1, 2, 5, 8, 16, 31, 33, 64, 100],
+    x: layouts,
+    weight: layouts,
+    bias: [false, 'plain', 'offset'] as const,
+    activation: [false, 'silu'] as const,
+    residual: [false, ...layouts],
+  })
+  test.each(grid.map((c) => ({ c, name: describeCase({ ...c, rows: c.rows.join('x') }) })))(
+    '$name',
+    async ({ c, name }) => {
+      const random = new Random(name)
+      const x = random.normal([...c.rows, c.ins])
+      const weight = random.normal([c.outs, c.ins], 1 / Math.sqrt(c.ins))
+      const bias = c.bias ? random.normal([c.outs]) : null
+      const residual = c.residual ? random.normal([...c.rows, c.outs]) : null
+      const activation = c.activation || null
+      const out = linear(place(x, c.x), place(weight, c.weight), {
+        bias: bias ? place(bias, c.bias || 'plain') : undefined,
+        residual: residual ? place(residual, c.residual || 'plain') : undefined,
+        activation,
+      })
+      expectKernel('linear')
+      const options = { bias, activation, residual }
+      expectClose(await take(out), reference(x, weight, options), {
+        on,
+        plain: () => reference(x, weight, options, float32),
+      })
+    },
+  )
+
+  test.each([
+    [1, 1536, 96],
+    [5, 3000, 40],
+    [130, 128, 130],
+    [1, 8, 1025],
+  ])('%i × %i → %i', async (rows, ins, outs) => {
+    const random = new Random(rows * ins)
+    const x = random.normal([rows, ins])
+    const weight = random.normal([outs, ins], 1 / Math.sqrt(ins))
+    expectClose(await take(linear(put(x), put(weight))), reference(x, weight), {
+      on,
+      plain: () => reference(x, weight, {}, float32),
+    })
+    expectKernel('linear')
+  })
+
+  test('a row’s result does not depend on the other rows’ values', async () => {
+    const random = new Random('rows')
+    const weight = put(random.normal([33, 65]))
+    const x = random.normal([7, 65])
+    const all = await linear(put(x), weight).data()
+    const y = x.clone()
+    for (let i = 0; i < 65; i++) y.set(NaN, 3, i)
+    const others = await linear(put(y), weight).data()
+    for (let i = 0; i < 7 * 33; i++)
+      if (Math.floor(i / 33) === 3) expect(others[i]).toBeNaN()
+      else expect(others[i]).toBe(all[i])
+  })
+
+  test.each([
+    [0, 5, 3],
+    [2, 0, 3],
+    [2, 5, 0],
+  ])('empty: %i rows, %i → %i', async (rows, ins, outs) => {
+    const random = new Random('empty')
+    const [x, weight, bias] = [random.normal([rows, ins]), random.normal([outs, ins]), random.normal([outs])]
+    expectClose(await take(linear(put(x), put(weight), { bias: put(bias) })), reference(x, weight, { bias }), { on })
+  })
+
+  test('one vector', async () => {
+    const random = new Random('vector')
+    const [x, weight] = [random.normal([20]), random.normal([6, 20])]
+    expectClose(await take(linear(put(x), put(weight))), reference(x, weight), { on })
+  })
+
+  test('what it refuses', () => {
+    const [x, w] = [put(new NDArray([2, 5])), put(new NDArray([3, 5]))]
+    const error = (code: string, what: string): unknown =>
+      expect.objectContaining({ code, message: expect.stringMatching(new RegExp(`^${what}: expected .*, got `)) })
+    expect(() => linear(x, put(new NDArray([3, 4])))).toThrow(error('ERR_SHAPE', 'weight'))
+    expect(() => linear(x, w, { bias: put(new NDArray([5])) })).toThrow(error('ERR_SHAPE', 'bias'))
+    expect(() => linear(x, w, { residual: put(new NDArray([2, 5])) })).toThrow(error('ERR_SHAPE', 'residual'))
+    expect(() => linear(x, w, { activation: 'relu' as 'silu' })).toThrow(error('ERR_OPTION', 'activation'))
+  })
+})

@@ -1,0 +1,89 @@
+import { expect, test } from 'vitest'
+import { rmsNorm, type Tensor } from '../../lib/index.js'
+import { NDArray } from '../reference/array.js'
+import { rmsNorm as reference } from '../reference/rms_norm.js'
+import { expectClose } from '../support/close.js'
+import { describeOp, expectKernel, on, put, take } from '../support/device.js'
+import { layouts, place } from '../support/layout.js'
+import { describeCase, pairwise } from '../support/pairwise.js'
+import { Random } from '../support/random.js'
+
+describeOp('rmsNorm', () => {
+  const grid = pairwise({
+    rows: [[1], [2], [3, 7], [65], [2, 1, 33]],
+    n: [1, 2, 7, 8, 15, 16, 17, 33, 64, 257, 2050],
+    x: layouts,
+    weight: [false, 'plain', 'offset'] as const,
+    residual: [false, ...layouts],
+    eps: [undefined, 1e-2, 0],
+  })
+  test.each(grid.map((c) => ({ c, name: describeCase({ ...c, rows: c.rows.join('x') }) })))(
+    '$name',
+    async ({ c, name }) => {
+      const random = new Random(name)
+      const x = random.normal([...c.rows, c.n], 3)
+      const weight = c.weight ? random.normal([c.n]) : null
+      const residual = c.residual ? random.normal(x.shape) : null
+      const w = weight && place(weight, c.weight || 'plain')
+      const options = c.eps === undefined ? {} : { eps: c.eps }
+      if (residual) {
+        const got = rmsNorm(place(x, c.x), w, { ...options, residual: place(residual, c.residual || 'plain') })
+        expectKernel('rms_norm')
+        const want = reference(x, weight, { ...options, residual })
+        expectClose(await take(got.out), want.out, { on })
+        expectClose(await take(got.residual), want.residual, { on })
+      } else {
+        const got: Tensor = rmsNorm(place(x, c.x), w, options)
+        expectKernel('rms_norm')
+        expectClose(await take(got), reference(x, weight, options).out, { on })
+      }
+    },
+  )
+
+  test('rows of 0, and rows whose squares are at the ends of float32', async () => {
+    const x = new NDArray([4, 20])
+    for (let i = 0; i < 20; i++) {
+      x.set(Math.fround(1e-6 * (i + 1)), 1, i)
+      x.set(Math.fround(1e17 * (i + 1)), 2, i)
+      x.set(Math.fround(-1e-3 * (i + 1)), 3, i)
+    }
+    const out = await take(rmsNorm(put(x), null))
+    const want = reference(x, null).out
+    for (let row = 0; row < 4; row++)
+      expectClose(
+        { shape: [20], data: Array.from(out.data).slice(row * 20, row * 20 + 20) },
+        want.slice(0, row, 1).reshape([20]),
+        { on },
+      )
+  })
+
+  test('NaN stays in its row', async () => {
+    const x = new Random('nan').normal([3, 20])
+    x.set(NaN, 1, 7)
+    const out = await take(rmsNorm(put(x), null))
+    expect(Array.from(out.data, Number.isNaN)).toEqual(Array.from({ length: 60 }, (_, i) => i >= 20 && i < 40))
+  })
+
+  test.each([[[0, 5]], [[3, 0]]])('empty %j', async (shape) => {
+    const out = rmsNorm(put(new NDArray(shape)), put(new NDArray([shape[1]!])))
+    expect(out.shape).toEqual(shape)
+    expect((await out.data()).length).toBe(0)
+  })
+
+  test('inputs stay as they are', async () => {
+    const x = new Random('kept').normal([3, 20])
+    const [t, r] = [put(x), put(x)]
+    rmsNorm(t, null, { residual: r })
+    expect(Array.from((await take(t)).data)).toEqual(Array.from(x.data))
+    expect(Array.from((await take(r)).data)).toEqual(Array.from(x.data))
+  })
+
+  test('what it refuses', () => {
+    const x = put(new NDArray([2, 5]))
+    const error = (code: string, what: string): unknown =>
+      expect.objectContaining({ code, message: expect.stringMatching(new RegExp(`^${what}: expected .*, got `)) })
+    expect(() => rmsNorm(x, put(new NDArray([4])))).toThrow(error('ERR_SHAPE', 'weight'))
+    expect(() => rmsNorm(x, null, { residual: put(new NDArray([2, 4])) })).toThrow(error('ERR_SHAPE', 'residual'))
+    expect(() => rmsNorm(x, null, { eps: -1 })).toThrow(error('ERR_OPTION', 'eps'))
+  })
+})

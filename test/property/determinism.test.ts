@@ -1,0 +1,104 @@
+import { afterAll, expect, test } from 'vitest'
+import * as seqmix from '../../lib/index.js'
+import { setThreads, type Tensor } from '../../lib/index.js'
+import { NDArray } from '../reference/array.js'
+import { describeOp, put } from '../support/device.js'
+import { Random } from '../support/random.js'
+import { runConv } from '../support/conv.js'
+import { run, scanInputs } from '../support/scan.js'
+
+const random = new Random('determinism')
+
+/** Each op on inputs large enough that several threads share the work, some cut over time and some over channels. */
+const ops: Record<string, () => Tensor[]> = {
+  'selectiveScan, long and narrow': scan({ b: 1, d: 3, L: 3000, n: 16 }, 'plain'),
+  'selectiveScan, long and narrow, transposed': scan({ b: 1, d: 3, L: 3000, n: 16 }, 'swapped'),
+  'selectiveScan, wide': scan({ b: 2, d: 200, L: 150, n: 16 }, 'plain'),
+  'selectiveScan, wide, transposed': scan({ b: 2, d: 200, L: 150, n: 16 }, 'swapped'),
+  'selectiveScan, large state': scan({ b: 1, d: 20, L: 65, n: 300 }, 'fused'),
+  selectiveStateUpdate: () => {
+    const [b, d, n] = [3, 500, 16]
+    const state = fixed('state', [b, d, n])
+    const out = seqmix.selectiveStateUpdate(
+      state,
+      fixed('x', [b, d]),
+      fixed('dt', [b, d]),
+      fixed('A', [d, n]),
+      fixed('B', [b, n]),
+      fixed('C', [b, n]),
+      { dtSoftplus: true },
+    )
+    return [out, state]
+  },
+  causalConv1d: () => {
+    const q = { x: numbers('x', [2, 100, 700]), weight: numbers('w', [100, 4]), activation: 'silu' } as const
+    const [a, b] = [runConv(q), runConv(q, { x: 'swapped' })]
+    return [a.out, a.finalStates, b.out]
+  },
+  causalConv1dUpdate: () => {
+    const state = fixed('state', [3, 700, 3])
+    return [seqmix.causalConv1dUpdate(fixed('x', [3, 700]), state, fixed('w', [700, 4]), { activation: 'silu' }), state]
+  },
+  rmsNorm: () => [
+    seqmix.rmsNorm(fixed('x', [300, 700]), fixed('w', [700])),
+    seqmix.rmsNorm(fixed('long', [1, 60000]), null),
+  ],
+  linear: () => [
+    seqmix.linear(fixed('x', [1, 1000]), fixed('w', [500, 1000])),
+    seqmix.linear(fixed('x2', [70, 300]), fixed('w2', [130, 300]), { bias: fixed('b', [130]), activation: 'silu' }),
+    seqmix.linear(fixed('x3', [3, 20000]), fixed('w3', [2, 20000])),
+  ],
+  embedding: () => [
+    seqmix.embedding(
+      put(
+        new NDArray([2000]).map((_, i) => (i * 7) % 50),
+        'int32',
+      ),
+      fixed('table', [50, 100]),
+    ),
+  ],
+  silu: () => [seqmix.silu(fixed('x', [100000]))],
+  add: () => [seqmix.add(fixed('x', [100, 1000]), fixed('y', [1000]))],
+  mul: () => [seqmix.mul(fixed('x', [100, 1000]), fixed('y', [100, 1]))],
+  softmax: () => [seqmix.softmax(fixed('x', [100, 1000])), seqmix.softmax(fixed('long', [1, 60000]))],
+  argmax: () => [seqmix.argmax(fixed('x', [100, 1000])), seqmix.argmax(fixed('long', [1, 60000]))],
+  topk: () => Object.values(seqmix.topk(fixed('x', [100, 1000]), 20)),
+  sample: () => [
+    seqmix.sample(fixed('x', [100, 1000]), { topK: 50, topP: 0.9, seed: 5 }),
+    seqmix.sample(fixed('long', [1, 60000])),
+  ],
+}
+
+function scan(sizes: Parameters<typeof scanInputs>[1], layout: 'plain' | 'swapped' | 'fused'): () => Tensor[] {
+  const x = scanInputs(random, sizes)
+  return () => Object.values(run(x, { u: layout, delta: layout, z: layout }))
+}
+
+function numbers(name: string, shape: number[]): NDArray {
+  return new Random(name + shape.join()).normal(shape)
+}
+
+function fixed(name: string, shape: number[]): Tensor {
+  return put(numbers(name, shape))
+}
+
+async function bits(op: () => Tensor[]): Promise<string[]> {
+  const results = await Promise.all(op().map((t) => t.data()))
+  return results.map((d) => Buffer.from(d.buffer, d.byteOffset, d.byteLength).toString('base64'))
+}
+
+describeOp('the same bits from run to run and for any number of threads', () => {
+  afterAll(() => setThreads(2))
+
+  test.each(Object.keys(ops))('%s', async (name) => {
+    setThreads(1)
+    const want = await bits(ops[name]!)
+    for (const threads of [1, 2, 3, 8, 2]) {
+      setThreads(threads)
+      for (let again = 0; again < 2; again++)
+        (await bits(ops[name]!)).forEach((got, i) => {
+          if (got !== want[i]) expect.fail(`result ${i} differs with ${threads} threads`)
+        })
+    }
+  })
+})
