@@ -4,7 +4,7 @@
 import { execFileSync } from 'node:child_process'
 import { existsSync, readdirSync } from 'node:fs'
 import path from 'node:path'
-import { root } from './native-options.mjs'
+import { addon, cudaLibrary, root } from './native-options.mjs'
 
 function objects(dir) {
   const found = []
@@ -45,4 +45,25 @@ for (const file of files) {
   console.log(`${target}.cpp: ${defined} symbols the linker sees`)
 }
 if (bad) console.error(`${bad} symbols of native/cpu/targets could be shared between instruction sets`)
+
+// The libraries show their entry points and nothing else (another addon's or Node's own libstdc++ could otherwise take the
+// place of our functions), and are never unloaded from under a thread that still runs.
+const shown = {
+  [addon]: ['napi_register_module_v1', 'node_api_module_get_api_version_v1'],
+  [cudaLibrary]: ['seqmix_cuda_backend'],
+}
+for (const [file, expected] of Object.entries(shown)) {
+  if (!existsSync(file)) continue
+  const listed = execFileSync('nm', ['-D', '--defined-only', '--format=posix', file], { encoding: 'utf8' })
+  const names = listed.split('\n').flatMap((line) => (line ? [line.split(' ')[0].split('@')[0]] : []))
+  if (names.sort().join() !== expected.join()) {
+    bad++
+    console.error(`${file} shows ${names.join(', ')}; expected ${expected.join(', ')}`)
+  }
+  if (!/NODELETE/.test(execFileSync('readelf', ['-d', file], { encoding: 'utf8' }))) {
+    bad++
+    console.error(`${file} is not linked with -z nodelete`)
+  }
+  console.log(`${path.basename(file)}: ${names.length} symbols shown`)
+}
 process.exit(bad ? 1 : 0)
