@@ -17,21 +17,21 @@
 namespace seqmix::sampling {
 
 #if defined(__CUDA_ARCH__)
-SEQMIX_HD inline double fma_(double a, double b, double c) { return __fma_rn(a, b, c); }
-SEQMIX_HD inline double mul_(double a, double b) { return __dmul_rn(a, b); }
-SEQMIX_HD inline double sub_(double a, double b) { return __dsub_rn(a, b); }
-SEQMIX_HD inline double div_(double a, double b) { return __ddiv_rn(a, b); }
+SEQMIX_HD SEQMIX_INLINE double fma_(double a, double b, double c) { return __fma_rn(a, b, c); }
+SEQMIX_HD SEQMIX_INLINE double mul_(double a, double b) { return __dmul_rn(a, b); }
+SEQMIX_HD SEQMIX_INLINE double sub_(double a, double b) { return __dsub_rn(a, b); }
+SEQMIX_HD SEQMIX_INLINE double div_(double a, double b) { return __ddiv_rn(a, b); }
 #else
-SEQMIX_HD inline double fma_(double a, double b, double c) { return __builtin_fma(a, b, c); }
-SEQMIX_HD inline double mul_(double a, double b) { return a * b; }
-SEQMIX_HD inline double sub_(double a, double b) { return a - b; }
-SEQMIX_HD inline double div_(double a, double b) { return a / b; }
+SEQMIX_HD SEQMIX_INLINE double fma_(double a, double b, double c) { return __builtin_fma(a, b, c); }
+SEQMIX_HD SEQMIX_INLINE double mul_(double a, double b) { return a * b; }
+SEQMIX_HD SEQMIX_INLINE double sub_(double a, double b) { return a - b; }
+SEQMIX_HD SEQMIX_INLINE double div_(double a, double b) { return a / b; }
 #endif
 
 constexpr int kWeightBits = 40;
 
 // floor(exp(x) · 2^40) for x ≤ 0: exp(x) = 2^k exp(r), |r| ≤ ln2/2, by a polynomial of degree 11.
-SEQMIX_HD inline uint64_t weight(double x) {
+SEQMIX_HD SEQMIX_INLINE uint64_t weight(double x) {
   if (!(x > -28.0)) return 0;                                                                  // below 2^-40
   const double k = sub_(fma_(x, 1.4426950408889634, 6755399441055744.0), 6755399441055744.0);  // rounds to nearest
   double r = fma_(k, -6.93147180369123816490e-01, x);
@@ -54,31 +54,31 @@ SEQMIX_HD inline uint64_t weight(double x) {
   return static_cast<uint64_t>(mul_(p, scale));
 }
 
-SEQMIX_HD inline uint64_t weight_of(float logit, float max, double temperature) {
+SEQMIX_HD SEQMIX_INLINE uint64_t weight_of(float logit, float max, double temperature) {
   return weight(div_(sub_(static_cast<double>(logit), static_cast<double>(max)), temperature));
 }
 
-SEQMIX_HD inline uint64_t splitmix64(uint64_t z) {
+SEQMIX_HD SEQMIX_INLINE uint64_t splitmix64(uint64_t z) {
   z += 0x9E3779B97F4A7C15ull;
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
   z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
   return z ^ (z >> 31);
 }
 
-SEQMIX_HD inline uint64_t hash(uint64_t seed, uint64_t step, uint64_t row) {
+SEQMIX_HD SEQMIX_INLINE uint64_t hash(uint64_t seed, uint64_t step, uint64_t row) {
   const uint64_t z = splitmix64(seed + 0x9E3779B97F4A7C15ull * (step + 1));
   return splitmix64(z ^ (row * 0xD1342543DE82EF95ull));
 }
 
 // floor(a b / 2^64)
-SEQMIX_HD inline uint64_t high_product(uint64_t a, uint64_t b) {
+SEQMIX_HD SEQMIX_INLINE uint64_t high_product(uint64_t a, uint64_t b) {
   const uint64_t a0 = a & 0xffffffffu, a1 = a >> 32, b0 = b & 0xffffffffu, b1 = b >> 32;
   const uint64_t low = a0 * b0, mid = a1 * b0 + (low >> 32), mid2 = a0 * b1 + (mid & 0xffffffffu);
   return a1 * b1 + (mid >> 32) + (mid2 >> 32);
 }
 
 // The weight that the topP prefix must reach, of a sum S < 2^62: ceil(floor(topP · 2^32) · S / 2^32).
-SEQMIX_HD inline uint64_t nucleus(double top_p, uint64_t sum) {
+SEQMIX_HD SEQMIX_INLINE uint64_t nucleus(double top_p, uint64_t sum) {
   const uint64_t p = static_cast<uint64_t>(mul_(top_p, 4294967296.0));
   const uint64_t high = sum >> 32, low = sum & 0xffffffffu;
   const uint64_t tail = p * low;  // < 2^64, since p ≤ 2^32 and low < 2^32
@@ -86,7 +86,7 @@ SEQMIX_HD inline uint64_t nucleus(double top_p, uint64_t sum) {
 }
 
 // A logit as an integer that orders like argmax: larger is better, NaN is best, −0 = +0.
-SEQMIX_HD inline uint32_t order_key(float x) {
+SEQMIX_HD SEQMIX_INLINE uint32_t order_key(float x) {
   if (x != x) return 0xffffffffu;
   if (x == 0) x = 0;
   union {

@@ -8,12 +8,14 @@
 #else
 #define SEQMIX_HD
 #endif
+// Functions that the CPU's targets share: a copy of one compiled for AVX-512 must never be the one the linker keeps.
+#define SEQMIX_INLINE inline __attribute__((always_inline))
 
 namespace seqmix {
 
 enum class DType : uint8_t { float32, float16, bfloat16, int32, int64, boolean };
 
-SEQMIX_HD constexpr int64_t size_of(DType t) {
+SEQMIX_HD SEQMIX_INLINE constexpr int64_t size_of(DType t) {
   return t == DType::int64 ? 8 : t == DType::boolean ? 1 : t == DType::float16 || t == DType::bfloat16 ? 2 : 4;
 }
 
@@ -29,13 +31,13 @@ struct View {
   uint8_t rank = 0;
   bool present = false;  // an optional operand that was not given is an absent view
 
-  SEQMIX_HD int64_t size() const {
+  SEQMIX_HD SEQMIX_INLINE int64_t size() const {
     uint64_t n = 1;  // unsigned, since a dimension of 0 may follow huge ones
     for (int i = 0; i < rank; i++) n *= static_cast<uint64_t>(shape[i]);
     return static_cast<int64_t>(n);
   }
   template <class T>
-  SEQMIX_HD T* as() const {
+  SEQMIX_HD SEQMIX_INLINE T* as() const {
     return static_cast<T*>(data);
   }
 };

@@ -41,7 +41,7 @@ struct Problem {
 };
 
 // A bad index found by a kernel: the first one since the last read stays. 0 when there is none.
-SEQMIX_HD constexpr uint64_t index_error(const Problem& p) {
+SEQMIX_HD SEQMIX_INLINE constexpr uint64_t index_error(const Problem& p) {
   return p.sequence << 8 | static_cast<uint64_t>(p.op) | 0x80;
 }
 constexpr Op index_error_op(uint64_t word) { return static_cast<Op>(word & 0x7f); }

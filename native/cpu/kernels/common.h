@@ -1,0 +1,59 @@
+// What every kernel file uses: names, loops over the pool, scratch memory, the error word. Included first, inside the
+// target's namespace.
+
+#define SEQMIX_KERNEL(name) "cpu." SEQMIX_TARGET "." name
+
+// body(i, thread) for each i in [0, count), over the pool.
+template <class F>
+inline void parallel_for(Context& context, int64_t count, const F& body) {
+  if (count <= 0) return;
+  const auto call = [](void* argument, int64_t i, int thread) { (*static_cast<const F*>(argument))(i, thread); };
+  context.parallel(&context, count, call, const_cast<F*>(&body));
+}
+
+// body(begin, end, thread) over ranges of [0, count) of `grain` each: the cut depends on shapes only.
+template <class F>
+inline void parallel_ranges(Context& context, int64_t count, int64_t grain, const F& body) {
+  parallel_for(context, ceil_div(count, grain),
+               [&](int64_t i, int thread) { body(i * grain, least(count, (i + 1) * grain), thread); });
+}
+
+// Items of one thread's work when each costs about `each` scalar operations: enough that handing it out is noise.
+SEQMIX_VERB int64_t grain_of(int64_t each) { return most(1, 65536 / most(1, each)); }
+
+template <class T>
+inline T* scratch(Context& context, int64_t count) {
+  return static_cast<T*>(context.scratch(&context, most(1, count) * static_cast<int64_t>(sizeof(T))));
+}
+
+SEQMIX_VERB void report_index_error(Context& context, const Problem& p) {
+  uint64_t none = 0;
+  __atomic_compare_exchange_n(context.index_error, &none, index_error(p), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
+SEQMIX_VERB float* floats(const View& v) { return static_cast<float*>(v.data); }
+SEQMIX_VERB const int32_t* ints(const View& v) { return static_cast<const int32_t*>(v.data); }
+
+SEQMIX_VERB int64_t size_of_view(const View& v) {
+  int64_t n = 1;
+  for (int i = 0; i < v.rank; i++) {
+    if (v.shape[i] == 0) return 0;
+    n *= v.shape[i];
+  }
+  return n;
+}
+
+// Where row `row` of a view begins, when all dimensions but the last are counted through as rows; in elements.
+SEQMIX_VERB int64_t row_offset(const View& v, int64_t row) {
+  int64_t at = 0;
+  for (int i = v.rank - 2; i >= 0; i--) {
+    at += row % v.shape[i] * v.stride[i];
+    row /= v.shape[i];
+  }
+  return at;
+}
+
+// A per-channel operand that may be absent (then `otherwise`), as a vector of n channels from c.
+SEQMIX_VERB vf channels(const View& v, int64_t c, int64_t n, float otherwise) {
+  return v.present ? gather(floats(v) + c * v.stride[0], v.stride[0], n) : set1(otherwise);
+}

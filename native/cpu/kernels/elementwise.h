@@ -1,0 +1,82 @@
+// silu, add, mul, fill: one pass over memory. All views have one shape and any strides; the last dimension is the inner
+// loop, the others are counted through as rows. Work is cut into runs of about 16K elements. Floor: the bytes.
+
+constexpr int64_t kRun = 16384;
+
+// body(row, begin, end): elements [begin, end) of a row, for every row of v.
+template <class F>
+inline void for_each_run(Context& context, const View& v, const F& body) {
+  const int64_t size = size_of_view(v);
+  if (size == 0) return;
+  const int64_t n = v.rank ? v.shape[v.rank - 1] : 1, rows = size / n;
+  const int64_t pieces = ceil_div(n, kRun), together = most(1, kRun / n);
+  parallel_for(context, ceil_div(rows, together) * pieces, [&](int64_t i, int) {
+    const int64_t first = i / pieces * together, begin = i % pieces * kRun;
+    for (int64_t row = first; row < least(rows, first + together); row++) body(row, begin, least(n, begin + kRun));
+  });
+}
+
+SEQMIX_VERB int64_t last_stride(const View& v) { return v.rank ? v.stride[v.rank - 1] : 1; }
+
+static void silu_kernel(Context& context, const Problem& problem) {
+  const auto& p = static_cast<const Silu&>(problem);
+  context.kernel = SEQMIX_KERNEL("silu");
+  const int64_t sx = last_stride(p.x), so = last_stride(p.out);
+  for_each_run(context, p.out, [&](int64_t row, int64_t begin, int64_t end) {
+    const float* const x = floats(p.x) + row_offset(p.x, row);
+    float* const out = floats(p.out) + row_offset(p.out, row);
+    for (int64_t i = begin; i < end; i += W) {
+      const int64_t n = least(W, end - i);
+      scatter(out + i * so, so, silu(gather(x + i * sx, sx, n)), n);
+    }
+  });
+}
+
+struct Sum {
+  template <class T>
+  SEQMIX_VERB static T of(T a, T b) {
+    return a + b;
+  }
+};
+struct Product {
+  template <class T>
+  SEQMIX_VERB static T of(T a, T b) {
+    return a * b;
+  }
+};
+
+template <class Operation>
+inline void binary(Context& context, const Binary& p) {
+  const int64_t sa = last_stride(p.a), sb = last_stride(p.b), so = last_stride(p.out);
+  for_each_run(context, p.out, [&](int64_t row, int64_t begin, int64_t end) {
+    const float* const a = floats(p.a) + row_offset(p.a, row);
+    const float* const b = floats(p.b) + row_offset(p.b, row);
+    float* const out = floats(p.out) + row_offset(p.out, row);
+    int64_t i = begin;
+    if (so == 1 && sa == 1 && sb == 1)
+      for (; i + W <= end; i += W) store(out + i, Operation::of(load(a + i), load(b + i)));
+    if (so == 1 && sa == 1 && sb == 0)
+      for (; i + W <= end; i += W) store(out + i, Operation::of(load(a + i), set1(*b)));
+    if (so == 1 && sa == 0 && sb == 1)
+      for (; i + W <= end; i += W) store(out + i, Operation::of(set1(*a), load(b + i)));
+    for (; i < end; i++) out[i * so] = Operation::of(a[i * sa], b[i * sb]);
+  });
+}
+
+static void add_kernel(Context& context, const Problem& problem) {
+  context.kernel = SEQMIX_KERNEL("add");
+  binary<Sum>(context, static_cast<const Binary&>(problem));
+}
+
+static void mul_kernel(Context& context, const Problem& problem) {
+  context.kernel = SEQMIX_KERNEL("mul");
+  binary<Product>(context, static_cast<const Binary&>(problem));
+}
+
+static void fill_kernel(Context& context, const Problem& problem) {
+  const auto& p = static_cast<const Fill&>(problem);
+  context.kernel = SEQMIX_KERNEL("fill");
+  parallel_ranges(context, size_of_view(p.out), 1 << 18, [&](int64_t begin, int64_t end, int) {
+    __builtin_memset(static_cast<uint8_t*>(p.out.data) + begin, p.byte, static_cast<std::size_t>(end - begin));
+  });
+}

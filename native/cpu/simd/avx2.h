@@ -1,0 +1,67 @@
+// The verbs of simd (see scalar.h) for AVX2 with FMA and F16C: eight floats.
+
+constexpr int W = 8;
+typedef __m256 vf;
+typedef __m256 vm;  // lanes of all ones or all zeros
+
+SEQMIX_VERB vf load(const float* p) { return _mm256_loadu_ps(p); }
+SEQMIX_VERB void store(float* p, vf v) { _mm256_storeu_ps(p, v); }
+SEQMIX_VERB vf set1(float x) { return _mm256_set1_ps(x); }
+SEQMIX_VERB __m256i head(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+SEQMIX_VERB vf load_head(const float* p, int64_t n) { return _mm256_maskload_ps(p, head(n)); }
+SEQMIX_VERB void store_head(float* p, vf v, int64_t n) { _mm256_maskstore_ps(p, head(n), v); }
+
+SEQMIX_VERB vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
+SEQMIX_VERB vf fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
+
+SEQMIX_VERB vm less(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
+SEQMIX_VERB vm equal(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+SEQMIX_VERB vm is_nan(vf a) { return _mm256_cmp_ps(a, a, _CMP_UNORD_Q); }
+SEQMIX_VERB vm equal_ints(const int32_t* a, const int32_t* b) {
+  return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(a)),
+                                                _mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(b))));
+}
+SEQMIX_VERB vf select(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
+SEQMIX_VERB unsigned bits_of(vm m) { return static_cast<unsigned>(_mm256_movemask_ps(m)); }
+SEQMIX_VERB bool any(vm m) { return bits_of(m) != 0; }
+SEQMIX_VERB vf max(vf a, vf b) { return _mm256_max_ps(a, b); }
+SEQMIX_VERB vf min(vf a, vf b) { return _mm256_min_ps(a, b); }
+SEQMIX_VERB vf abs(vf a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+
+SEQMIX_VERB vf round(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+SEQMIX_VERB vf pow2(vf k) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(_mm256_add_ps(k, _mm256_set1_ps(12583039.0f))), 23));
+}
+SEQMIX_VERB vf scale(vf p, vf k) {
+  const vf half = round(k * set1(0.5f));
+  return p * pow2(half) * pow2(k - half);
+}
+
+SEQMIX_VERB float sum(vf v) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+SEQMIX_VERB float highest(vf v) {
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+
+SEQMIX_VERB void transpose(vf* r) {
+  vf a[8];
+  for (int i = 0; i < 8; i += 4) {
+    const vf p = _mm256_unpacklo_ps(r[i], r[i + 1]), q = _mm256_unpacklo_ps(r[i + 2], r[i + 3]);
+    const vf s = _mm256_unpackhi_ps(r[i], r[i + 1]), t = _mm256_unpackhi_ps(r[i + 2], r[i + 3]);
+    a[i] = _mm256_shuffle_ps(p, q, 0x44);
+    a[i + 1] = _mm256_shuffle_ps(p, q, 0xee);
+    a[i + 2] = _mm256_shuffle_ps(s, t, 0x44);
+    a[i + 3] = _mm256_shuffle_ps(s, t, 0xee);
+  }
+  for (int i = 0; i < 4; i++) {
+    r[i] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
+    r[i + 4] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
+  }
+}

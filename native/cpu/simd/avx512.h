@@ -1,0 +1,69 @@
+// The verbs of simd (see scalar.h) for AVX-512 (F, BW, DQ, VL): sixteen floats, masks in mask registers.
+
+constexpr int W = 16;
+typedef __m512 vf;
+typedef __mmask16 vm;
+
+SEQMIX_VERB vf load(const float* p) { return _mm512_loadu_ps(p); }
+SEQMIX_VERB void store(float* p, vf v) { _mm512_storeu_ps(p, v); }
+SEQMIX_VERB vf set1(float x) { return _mm512_set1_ps(x); }
+SEQMIX_VERB vm head(int64_t n) { return static_cast<vm>(_bzhi_u32(0xffffu, static_cast<unsigned>(n))); }
+SEQMIX_VERB vf load_head(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(head(n), p); }
+SEQMIX_VERB void store_head(float* p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, head(n), v); }
+
+SEQMIX_VERB vf fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+SEQMIX_VERB vf fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+
+SEQMIX_VERB vm less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
+SEQMIX_VERB vm equal(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+SEQMIX_VERB vm is_nan(vf a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
+SEQMIX_VERB vm equal_ints(const int32_t* a, const int32_t* b) {
+  return _mm512_cmpeq_epi32_mask(_mm512_loadu_si512(a), _mm512_loadu_si512(b));
+}
+SEQMIX_VERB vf select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
+SEQMIX_VERB unsigned bits_of(vm m) { return m; }
+SEQMIX_VERB bool any(vm m) { return m != 0; }
+SEQMIX_VERB vf max(vf a, vf b) { return _mm512_max_ps(a, b); }
+SEQMIX_VERB vf min(vf a, vf b) { return _mm512_min_ps(a, b); }
+SEQMIX_VERB vf abs(vf a) { return _mm512_abs_ps(a); }
+
+SEQMIX_VERB vf round(vf x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+SEQMIX_VERB vf pow2(vf k) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(_mm512_add_ps(k, _mm512_set1_ps(12583039.0f))), 23));
+}
+SEQMIX_VERB vf scale(vf p, vf k) { return _mm512_scalef_ps(p, k); }
+
+SEQMIX_VERB float sum(vf v) {
+  const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+SEQMIX_VERB float highest(vf v) {
+  const __m256 h = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+
+SEQMIX_VERB void transpose(vf* r) {
+  vf a[16];
+  // within each 128-bit part: four rows by four columns
+  for (int i = 0; i < 16; i += 4) {
+    const vf p = _mm512_unpacklo_ps(r[i], r[i + 1]), q = _mm512_unpacklo_ps(r[i + 2], r[i + 3]);
+    const vf s = _mm512_unpackhi_ps(r[i], r[i + 1]), t = _mm512_unpackhi_ps(r[i + 2], r[i + 3]);
+    a[i] = _mm512_shuffle_ps(p, q, 0x44);
+    a[i + 1] = _mm512_shuffle_ps(p, q, 0xee);
+    a[i + 2] = _mm512_shuffle_ps(s, t, 0x44);
+    a[i + 3] = _mm512_shuffle_ps(s, t, 0xee);
+  }
+  // then the parts among themselves
+  for (int i = 0; i < 4; i++) {
+    const vf p = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88), q = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0x88);
+    const vf s = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd), t = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0xdd);
+    r[i] = _mm512_shuffle_f32x4(p, q, 0x88);
+    r[i + 8] = _mm512_shuffle_f32x4(p, q, 0xdd);
+    r[i + 4] = _mm512_shuffle_f32x4(s, t, 0x88);
+    r[i + 12] = _mm512_shuffle_f32x4(s, t, 0xdd);
+  }
+}

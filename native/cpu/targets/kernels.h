@@ -1,0 +1,38 @@
+// Every kernel, and the table of them in Op's order. Included inside a target's namespace, after its simd header.
+// clang-format off
+#include "cpu/simd/math.h"
+#include "cpu/kernels/common.h"
+#include "cpu/kernels/elementwise.h"
+#include "cpu/kernels/convert.h"
+#include "cpu/kernels/copy.h"
+#include "cpu/kernels/rows.h"
+#include "cpu/kernels/select.h"
+#include "cpu/kernels/sample.h"
+#include "cpu/kernels/linear.h"
+#include "cpu/kernels/causal_conv1d.h"
+#include "cpu/kernels/tile.h"
+#include "cpu/kernels/selective_scan.h"
+#include "cpu/kernels/selective_state_update.h"
+// clang-format on
+
+static const Target target = {
+    SEQMIX_TARGET,
+    {
+        copy_kernel,
+        fill_kernel,
+        silu_kernel,
+        add_kernel,
+        mul_kernel,
+        softmax_kernel,
+        argmax_kernel,
+        topk_kernel,
+        sample_kernel,
+        embedding_kernel,
+        linear_kernel,
+        rms_norm_kernel,
+        causal_conv1d_kernel,
+        causal_conv1d_update_kernel,
+        selective_scan_kernel,
+        selective_state_update_kernel,
+    },
+};

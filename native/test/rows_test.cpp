@@ -1,0 +1,277 @@
+// The ops on rows against float64 loops.
+#include <algorithm>
+#include <numeric>
+
+#include "core/problem/rows.h"
+#include "core/sample_math.h"
+#include "test/cpu.h"
+
+namespace seqmix::test {
+namespace {
+
+constexpr double kInfinity = INFINITY;
+
+struct LinearCase {
+  int64_t rows = 5, in = 40, out = 30;
+  bool bias = false, silu = false, residual = false;
+  int64_t gap = 0;
+};
+
+void check_linear(const LinearCase& s) {
+  const Array x = floats({s.rows, s.in}, -1, 1, {{}, s.gap}), weight = floats({s.out, s.in}, -1, 1, {{}, s.gap});
+  const Array bias = floats({s.out}), residual = floats({s.rows, s.out}, -1, 1, {{}, s.gap});
+  Linear p;
+  p.x = x.view;
+  p.weight = weight.view;
+  if (s.bias) p.bias = bias.view;
+  if (s.residual) p.residual = residual.view;
+  if (s.silu) p.activation = Activation::silu;
+  p.validate();
+  Array out(DType::float32, {s.rows, s.out});
+  p.out = out.view;
+  std::vector<double> want(s.rows * s.out);
+  for (int64_t r = 0; r < s.rows; r++)
+    for (int64_t f = 0; f < s.out; f++) {
+      double v = s.bias ? bias.f(f) : 0.0f;
+      for (int64_t k = 0; k < s.in; k++) v += static_cast<double>(x.f(r * s.in + k)) * weight.f(f * s.in + k);
+      if (s.silu) v = v / (1 + std::exp(-v));
+      want[r * s.out + f] = v + (s.residual ? residual.f(r * s.out + f) : 0.0f);
+    }
+  const std::string name = std::to_string(s.rows) + " x " + std::to_string(s.in) + " x " + std::to_string(s.out);
+  run_everywhere("linear " + name, p, {&out},
+                 [&](const std::string& where, const Outcome&) { expect_close(where, out, want); });
+}
+
+TEST(linear) {
+  for (const int64_t rows : {1, 2, 3, 4, 5, 7, 13, 31})
+    for (const int64_t in : {1, 15, 48, 100})
+      for (const int64_t out : {1, 7, 33, 70})
+        check_linear({rows, in, out, rows % 2 == 0, out % 2 == 0, in % 2 == 0, rows});
+  check_linear({.rows = 1, .in = 1536, .out = 3072, .bias = true});
+  check_linear({.rows = 1, .in = 3000, .out = 80, .bias = true, .gap = 3});
+  check_linear({.rows = 130, .in = 700, .out = 150, .bias = true, .silu = true, .residual = true});
+  check_linear({.rows = 40, .in = 5000, .out = 20});
+  check_linear({.rows = 9, .in = 0, .out = 20, .bias = true});
+  check_linear({.rows = 0, .in = 3, .out = 20});
+  check_linear({.rows = 3, .in = 3, .out = 0});
+}
+
+TEST(rms_norm) {
+  for (const int64_t n : {1, 7, 16, 100, 768, 9001})
+    for (const bool residual : {false, true})
+      for (const bool weighted : {false, true}) {
+        const int64_t rows = 5;
+        const Array x = floats({rows, n}, -3, 3, {{}, 2}), r = floats({rows, n}), weight = floats({n});
+        RmsNorm p;
+        p.x = x.view;
+        if (residual) p.residual = r.view;
+        if (weighted) p.weight = weight.view;
+        p.validate();
+        Array out(DType::float32, {rows, n}), sum(DType::float32, {rows, n});
+        p.out = out.view;
+        if (residual) p.sum = sum.view;
+        std::vector<double> want(rows * n), want_sum(rows * n);
+        for (int64_t i = 0; i < rows; i++) {
+          double squares = 0;
+          for (int64_t j = 0; j < n; j++) {
+            // in one rounding, as the second output has it
+            want_sum[i * n + j] = x.f(i * n + j) + (residual ? r.f(i * n + j) : 0.0f);
+            squares += want_sum[i * n + j] * want_sum[i * n + j];
+          }
+          for (int64_t j = 0; j < n; j++)
+            want[i * n + j] = want_sum[i * n + j] / std::sqrt(squares / n + static_cast<double>(p.eps)) *
+                              (weighted ? weight.f(j) : 1);
+        }
+        run_everywhere("rms_norm " + std::to_string(n), p, {&out, &sum}, [&](const std::string& where, const Outcome&) {
+          expect_close(where, out, want, 2e-7);
+          if (residual) expect_close(where + " sum", sum, want_sum, 0);
+        });
+      }
+}
+
+TEST(softmax) {
+  for (const int64_t n : {1, 5, 16, 33, 1000, 70000}) {
+    const Array x = floats({3, n}, -20, 20, {{}, 3});
+    for (int64_t i = 0; i < n; i += 3) x.f(i) = -INFINITY;
+    for (int64_t i = 0; i < n; i++) x.f(n + i) = -INFINITY;
+    Softmax p;
+    p.x = x.view;
+    p.validate();
+    Array out(DType::float32, {3, n});
+    p.out = out.view;
+    std::vector<double> want(3 * n);
+    for (int64_t r = 0; r < 3; r++) {
+      double highest = -kInfinity, sum = 0;
+      for (int64_t i = 0; i < n; i++) highest = std::max<double>(highest, x.f(r * n + i));
+      if (highest == -kInfinity) continue;
+      for (int64_t i = 0; i < n; i++) sum += std::exp(x.f(r * n + i) - highest);
+      for (int64_t i = 0; i < n; i++) want[r * n + i] = std::exp(x.f(r * n + i) - highest) / sum;
+    }
+    run_everywhere("softmax", p, {&out},
+                   [&](const std::string& where, const Outcome&) { expect_close(where, out, want, 2e-7); });
+  }
+  Array x = floats({2, 40});
+  x.f(7) = NAN;
+  for (int64_t i = 40; i < 80; i++) x.f(i) = i == 45 ? NAN : -INFINITY;
+  Softmax p;
+  p.x = x.view;
+  p.validate();
+  Array out(DType::float32, {2, 40});
+  p.out = out.view;
+  run_everywhere("softmax of NaN", p, {&out}, [&](const std::string& where, const Outcome&) {
+    for (int64_t i = 0; i < 80; i++) EXPECT(std::isnan(out.f(i)), where);
+  });
+}
+
+// Values with many ties, infinities, zeros of both signs and NaN.
+float awkward() {
+  switch (pick(0, 11)) {
+    case 0:
+      return 0.0f;
+    case 1:
+      return -0.0f;
+    case 2:
+      return INFINITY;
+    case 3:
+      return -INFINITY;
+    case 4:
+      return pick(0, 9) ? 3.0f : NAN;
+    default:
+      return static_cast<float>(pick(-4, 4));
+  }
+}
+
+std::vector<int64_t> descending(const Array& x, int64_t row, int64_t n) {
+  std::vector<int64_t> order(n);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return sampling::order_key(x.f(row * n + a)) > sampling::order_key(x.f(row * n + b));
+  });
+  return order;
+}
+
+TEST(choices) {
+  for (const int64_t n : {1, 2, 15, 16, 17, 100, 5000})
+    for (const bool rough : {true, false}) {
+      const int64_t rows = 7;
+      Array x(DType::float32, {rows, n}, {{}, 1});
+      x.fill([&] { return rough ? awkward() : uniform(-5, 5); });
+      for (const int64_t k : {int64_t{0}, int64_t{1}, std::min<int64_t>(n, 40), n}) {
+        TopK p;
+        p.x = x.view;
+        p.k = k;
+        p.validate();
+        Array values(DType::float32, {rows, k}), indices(DType::int32, {rows, k});
+        p.values = values.view;
+        p.indices = indices.view;
+        run_everywhere(
+            "topk " + std::to_string(n), p, {&values, &indices}, [&](const std::string& where, const Outcome&) {
+              for (int64_t r = 0; r < rows; r++) {
+                const std::vector<int64_t> order = descending(x, r, n);
+                for (int64_t i = 0; i < k; i++) {
+                  EXPECT(indices.i32(r * k + i) == order[i], where + ": index");
+                  EXPECT(std::memcmp(&values.f(r * k + i), &x.f(r * n + order[i]), 4) == 0, where + ": value");
+                }
+              }
+            });
+      }
+      ArgMax p;
+      p.x = x.view;
+      p.validate();
+      Array out(DType::int32, {rows});
+      p.out = out.view;
+      run_everywhere("argmax " + std::to_string(n), p, {&out}, [&](const std::string& where, const Outcome&) {
+        for (int64_t r = 0; r < rows; r++) EXPECT(out.i32(r) == descending(x, r, n)[0], where);
+      });
+    }
+}
+
+// core/sample_math.h, by sorting.
+int64_t draw(const Sample& p, const Array& x, int64_t row, int64_t n) {
+  std::vector<int64_t> order = descending(x, row, n);
+  const float highest = x.f(row * n + order[0]);
+  if (p.temperature == 0 || std::isnan(highest) || std::isinf(highest)) return order[0];
+  const auto weight = [&](int64_t i) { return sampling::weight_of(x.f(row * n + i), highest, p.temperature); };
+  if (p.top_k > 0 && p.top_k < n) order.resize(p.top_k);
+  uint64_t total = 0;
+  for (const int64_t i : order) total += weight(i);
+  const uint64_t wanted = sampling::nucleus(p.top_p, total);
+  size_t kept = 0;
+  uint64_t sum = 0;
+  while (kept < order.size() && (kept == 0 || sum < wanted)) sum += weight(order[kept++]);
+  order.resize(kept);
+  std::sort(order.begin(), order.end());
+  const uint64_t r = sampling::high_product(sampling::hash(p.seed, p.step, row), sum);
+  uint64_t running = 0;
+  for (const int64_t i : order)
+    if ((running += weight(i)) > r) return i;
+  return -1;
+}
+
+TEST(sample) {
+  for (const int64_t n : {1, 2, 37, 1000})
+    for (const double temperature : {0.0, 0.3, 1.0, 5.0})
+      for (const int64_t top_k : {0, 1, 5, 900})
+        for (const double top_p : {0.0, 0.1, 0.7, 0.999, 1.0})
+          for (const bool ties : {false, true}) {
+            const int64_t rows = 9;
+            Array x(DType::float32, {rows, n});
+            x.fill([&] { return ties ? pick(-2, 2) * 0.5 : uniform(-6, 6); });
+            if (n > 30) {
+              x.f(3 * n + 20) = NAN;
+              x.f(4 * n + 20) = INFINITY;
+              for (int64_t i = 0; i < n; i++) x.f(5 * n + i) = -INFINITY;
+              for (int64_t i = 0; i < n; i += 2) x.f(6 * n + i) = -INFINITY;
+            }
+            Sample p;
+            p.logits = x.view;
+            p.temperature = temperature;
+            p.top_k = top_k;
+            p.top_p = top_p;
+            p.seed = static_cast<uint64_t>(pick(0, 1 << 30)) << 32;
+            p.step = static_cast<uint64_t>(pick(0, 100));
+            p.validate();
+            Array out(DType::int32, {rows});
+            p.out = out.view;
+            run_everywhere("sample " + std::to_string(n), p, {&out}, [&](const std::string& where, const Outcome&) {
+              for (int64_t r = 0; r < rows; r++) {
+                const int64_t want = draw(p, x, r, n);
+                EXPECT(out.i32(r) == want, where + " row " + std::to_string(r) + ": " + std::to_string(out.i32(r)) +
+                                               " for " + std::to_string(want));
+              }
+            });
+          }
+}
+
+TEST(embedding) {
+  const Array table = floats({10, 37}, -1, 1, {{}, 4});
+  for (const DType type : {DType::int32, DType::int64})
+    for (const bool bad : {false, true}) {
+      const std::vector<int64_t> wanted = {
+          3, 9, 0, bad ? 10 : 1, 3, bad ? -1 : 2, bad ? int64_t{1} << (type == DType::int64 ? 33 : 30) : 4};
+      Array ids(type, {7});
+      for (size_t i = 0; i < wanted.size(); i++)
+        if (type == DType::int32)
+          ids.i32(static_cast<int64_t>(i)) = static_cast<int32_t>(wanted[i]);
+        else
+          static_cast<int64_t*>(ids.view.data)[i] = wanted[i];
+      Embedding p;
+      p.ids = ids.view;
+      p.table = table.view;
+      p.sequence = 77;
+      p.validate();
+      Array out(DType::float32, {7, 37});
+      p.out = out.view;
+      std::vector<double> want(7 * 37);
+      for (int64_t i = 0; i < 7; i++)
+        for (int64_t j = 0; j < 37; j++)
+          want[i * 37 + j] = wanted[i] >= 0 && wanted[i] < 10 ? table.f(wanted[i] * 37 + j) : 0.0f;
+      run_everywhere("embedding", p, {&out}, [&](const std::string& where, const Outcome& outcome) {
+        expect_close(where, out, want, 0);
+        EXPECT(outcome.index_error == (bad ? index_error(p) : 0), where + ": index error");
+      });
+    }
+}
+
+}  // namespace
+}  // namespace seqmix::test
