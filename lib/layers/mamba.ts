@@ -135,7 +135,7 @@ export class Mamba {
 
   /** Number of weights. */
   get parameters(): number {
-    return this.weights.elements
+    return this.tensors().reduce((n, t) => n + t.size, 0)
   }
 
   /**
@@ -248,7 +248,8 @@ export class Mamba {
   }
 }
 
-function checkActivation(name = 'silu'): void {
+/** Throws ERR_UNSUPPORTED for an activation that the layer does not have. */
+export function checkActivation(name = 'silu'): void {
   if (name === 'silu' || name === 'swish') return
   throw new SeqmixError('ERR_UNSUPPORTED', `hidden_act: expected 'silu', the one a Mamba layer supports, got '${name}'`)
 }

@@ -78,11 +78,6 @@ export class Weights {
     return this.state[name] !== undefined
   }
 
-  /** Elements of all that was taken. */
-  get elements(): number {
-    return this.taken.reduce((n, t) => n + t.size, 0)
-  }
-
   /** All of it. */
   tensors(): readonly Tensor[] {
     return this.taken

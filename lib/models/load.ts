@@ -5,7 +5,7 @@ import type { Signal } from './signal.js'
 import { damaged } from '../checkpoint/format.js'
 import { openCheckpoint, type Checkpoint } from '../checkpoint/index.js'
 import { SeqmixError } from '../errors.js'
-import { device as findDevice, tensor, Tensor, type Device, type DType, type TensorInput } from '../index.js'
+import { device as findDevice, scope, tensor, Tensor, type Device, type DType, type TensorInput } from '../index.js'
 import type { StateDict } from '../layers/index.js'
 import { readConfig } from './config.js'
 import { mamba } from './mamba.js'
@@ -64,6 +64,7 @@ export async function load(dir: string, options: LoadOptions = {}): Promise<Lang
     )
   }
   const generation = await readConfig(dir, 'generation_config.json', false)
+  const endIds = generation?.ids('eos_token_id') ?? config.ids('eos_token_id') ?? []
   const tokenizer = await loadTokenizer(dir)
   const checkpoint = await openCheckpoint(dir)
   const state: Record<string, TensorInput> = {}
@@ -77,7 +78,9 @@ export async function load(dir: string, options: LoadOptions = {}): Promise<Lang
       report(stored)
     }
     signal?.throwIfAborted()
-    return new LanguageModel(architecture.build(config, state as StateDict, device), config, generation, tokenizer)
+    // A build that fails halfway leaves nothing: the scope frees what it had taken.
+    const network = scope(() => architecture.build(config, state as StateDict, device))
+    return new LanguageModel(network, config.values, endIds, tokenizer)
   } finally {
     for (const t of Object.values(state)) if (t instanceof Tensor) t.dispose()
     await checkpoint.close()

@@ -4,7 +4,7 @@
 import { embedding, linear, scope, type Device, type Tensor } from '../index.js'
 import type { MambaCache } from '../layers/index.js'
 import { Mamba, RMSNorm, type LayerCache, type MambaConfig, type StateDict } from '../layers/index.js'
-import { mambaShapes, mambaSizes } from '../layers/mamba.js'
+import { checkActivation, mambaShapes, mambaSizes } from '../layers/mamba.js'
 import { Weights } from '../layers/state.js'
 import type { ConfigFile } from './config.js'
 import type { Architecture, Network, WantedTensor } from './network.js'
@@ -31,6 +31,7 @@ function readMambaConfig(config: ConfigFile): MambaModelConfig {
     use_conv_bias: config.flag('use_conv_bias', true),
     hidden_act: config.text('hidden_act', 'silu'),
   }
+  checkActivation(mixer.hidden_act)
   const falcon = config.values.model_type === 'falcon_mamba'
   return {
     mixer: falcon ? { ...mixer, mixer_rms_eps: config.positive('mixer_rms_eps', 1e-6) } : mixer,
@@ -92,7 +93,7 @@ class MambaNetwork implements Network {
       const mixer = new Mamba(config.mixer, below(state, `${prefix}mixer.`), { device })
       this.layers.push({ norm: norm(`${prefix}norm.`), mixer })
     }
-    this.parameters = w.elements + hidden + this.layers.reduce((n, { mixer }) => n + mixer.parameters + hidden, 0)
+    this.parameters = this.tensors().reduce((n, t) => n + t.size, 0)
     this.bytes = this.parameters * 4
   }
 
@@ -120,13 +121,13 @@ class MambaNetwork implements Network {
     return this.layers.map(({ mixer }) => mixer.newCache(batch))
   }
 
+  tensors(): Tensor[] {
+    const layers = this.layers.flatMap(({ norm, mixer }) => [...norm.tensors(), ...mixer.tensors()])
+    return [...this.weights.tensors(), ...this.normF.tensors(), ...layers]
+  }
+
   dispose(): void {
-    this.weights.dispose()
-    this.normF.dispose()
-    for (const { norm, mixer } of this.layers) {
-      norm.dispose()
-      mixer.dispose()
-    }
+    for (const t of this.tensors()) t.dispose()
   }
 
   // The residual stream through all layers. Each layer's input is freed at once: a scope alone would hold all of them

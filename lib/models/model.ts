@@ -1,7 +1,6 @@
 import { rangeError, SeqmixError, shown } from '../errors.js'
 import { scope, type Device, type Tensor } from '../index.js'
 import { ModelCache } from './cache.js'
-import type { ConfigFile } from './config.js'
 import { generateRows, type GenerateOptions } from './generate.js'
 import { checkIds, type TokenIds } from './ids.js'
 import type { Network } from './network.js'
@@ -10,10 +9,6 @@ import type { DecodeOptions, EncodeOptions, TextTokenizer } from './tokenizer.js
 
 /** A language model on a device. Made by {@link load}. */
 export class LanguageModel {
-  /** the directory's config.json */
-  readonly config: Readonly<Record<string, unknown>>
-  /** the ids that end a sequence, by generation_config.json or config.json */
-  readonly endIds: readonly number[]
   /** where the model is and where it computes */
   readonly device: Device
   /** number of weights; tied ones count once */
@@ -24,13 +19,13 @@ export class LanguageModel {
   /** @internal */
   constructor(
     private readonly network: Network,
-    config: ConfigFile,
-    generation: ConfigFile | undefined,
+    /** the directory's config.json */
+    readonly config: Readonly<Record<string, unknown>>,
+    /** the ids that end a sequence, by generation_config.json or else config.json */
+    readonly endIds: readonly number[],
     /** undefined where the directory has no tokenizer.json */
     readonly tokenizer: TextTokenizer | undefined,
   ) {
-    this.config = config.values
-    this.endIds = generation?.ids('eos_token_id') ?? config.ids('eos_token_id') ?? []
     this.device = network.device
     this.parameters = network.parameters
     this.bytes = network.bytes

@@ -32,6 +32,8 @@ export interface Network {
   /** (…, hidden) → logits (…, vocabulary) float32 */
   head(hidden: Tensor): Tensor
   newCaches(batch: number): LayerCache[]
+  /** its weights: a scope that returns the network leaves them alone */
+  tensors(): Tensor[]
   dispose(): void
 }
 

@@ -115,6 +115,7 @@ describe('what cannot be loaded', () => {
     ['a size in words', () => [{ ...config, hidden_size: 'large' }, weights], 'ERR_CHECKPOINT', /hidden_size: expected a whole number .* got "large"/],
     ['layers without end', () => [{ ...config, num_hidden_layers: 1e9 }, weights], 'ERR_CHECKPOINT', /num_hidden_layers: expected a whole number from 1 to 10000/],
     ['a flag that is none', () => [{ ...config, use_bias: 'no' }, weights], 'ERR_CHECKPOINT', /use_bias: expected true or false, got "no"/],
+    ['an end token in words', () => [{ ...config, eos_token_id: 'end' }, weights], 'ERR_CHECKPOINT', /eos_token_id: expected a token id or a list of them, got "end"/],
     ['a config that is no JSON', () => ['{', weights], 'ERR_CHECKPOINT', /config\.json: is not JSON/],
     ['a config that is a list', () => ['[]', weights], 'ERR_CHECKPOINT', /config\.json: expected a JSON object/],
   ] // prettier-ignore
