@@ -26,6 +26,7 @@ export interface Native {
   setThreads(n: number): void
   lastKernel(device: number): string
   poison(on: boolean): void
+  ceiling(device: number, name: string): number
 
   empty(device: number, dtype: number, shape: readonly number[]): Handle
   zeros(device: number, dtype: number, shape: readonly number[]): Handle

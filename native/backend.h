@@ -49,10 +49,15 @@ struct Backend {
 
   uint64_t (*take_index_error)(Queue*);  // the error word (core/problem/problem.h), which it clears
   const char* (*last_kernel)(Queue*);    // the kernel that the last run chose: cpu.avx512.selective_scan
-  void (*set_threads)(int);              // null on CUDA
+  void (*set_threads)(int) = nullptr;    // null on CUDA
+
+  // What the device reaches with nothing in the way, in units a second: "read" and "copy" (bytes; a copy counts both
+  // ways), "fma" (float32 operations, two for each multiply-add), on CUDA also "bf16" (tensor cores, the same) and
+  // "ex2". For benchmarks: it blocks for a moment, and takes memory and every thread.
+  double (*ceiling)(int device, const char* name, Status*) = nullptr;
 };
 
-constexpr uint32_t kBackendAbi = 1;
+constexpr uint32_t kBackendAbi = 2;
 
 const Backend& cpu_backend();
 

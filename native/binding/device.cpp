@@ -111,6 +111,20 @@ Napi::Value poison(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// (device, name): units a second
+Napi::Value ceiling(const Napi::CallbackInfo& info) {
+  const DeviceState& device = instance_of(info.Env()).device(info[0].As<Napi::Number>());
+  const std::string name = info[1].As<Napi::String>();
+  if (!device.backend->ceiling)
+    throw Error(Code::unsupported, "ceiling: expected a device that measures itself, got " + device.name);
+  Status status;
+  device.backend->read(device.queue, nullptr, nullptr, 0, nullptr, nullptr, &status);  // nothing else may run
+  throw_if(status);
+  const double rate = device.backend->ceiling(device.id > 0 ? device.id - 1 : 0, name.c_str(), &status);
+  throw_if(status);
+  return Napi::Number::New(info.Env(), rate);
+}
+
 }  // namespace
 
 void define_devices(Napi::Object exports) {
@@ -123,6 +137,7 @@ void define_devices(Napi::Object exports) {
   define<set_threads>(exports, "setThreads");
   define<last_kernel>(exports, "lastKernel");
   define<poison>(exports, "poison");
+  define<ceiling>(exports, "ceiling");
 }
 
 }  // namespace seqmix::binding

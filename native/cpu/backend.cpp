@@ -8,6 +8,7 @@
 #include <string>
 #include <system_error>
 
+#include "cpu/ceilings.h"
 #include "cpu/dispatch.h"
 #include "cpu/pool.h"
 #include "cpu/queue.h"
@@ -88,6 +89,7 @@ const Backend table = {
     cpu::queue_take_index_error,
     cpu::queue_last_kernel,
     cpu::pool_set_threads,
+    cpu::ceiling,
 };
 
 }  // namespace

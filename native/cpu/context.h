@@ -21,10 +21,12 @@ struct Context {
 
 using Kernel = void (*)(Context&, const Problem&);
 
-// One instruction set: its kernels by Op.
+// One instruction set: its kernels by Op, and the loops behind its ceilings (ceilings.h).
 struct Target {
   const char* name;
   Kernel kernels[kOps];
+  double (*fma_loop)(int64_t rounds, float* sink) = nullptr;       // returns the operations it made
+  float (*read_loop)(const float* from, int64_t count) = nullptr;  // count a multiple of 256
 };
 
 const Target& scalar_target();

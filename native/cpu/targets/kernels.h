@@ -13,6 +13,7 @@
 #include "cpu/kernels/tile.h"
 #include "cpu/kernels/selective_scan.h"
 #include "cpu/kernels/selective_state_update.h"
+#include "cpu/kernels/ceilings.h"
 // clang-format on
 
 static const Target target = {
@@ -35,4 +36,6 @@ static const Target target = {
         selective_scan_kernel,
         selective_state_update_kernel,
     },
+    fma_loop,
+    read_loop,
 };
