@@ -1,0 +1,97 @@
+// What a suite is given: the device, its ceilings, and a place for rows.
+import { type Device, type Tensor, debug } from '../lib/index.js'
+import { type Effort, type Timing, time } from './measure.js'
+
+/** The letters of a shape, and what else tells cases apart: B, D, L, N, K; layout. */
+export type Letters = Record<string, number | string>
+
+/** One line of results. The letters of the shape stand beside these keys. */
+export interface Row extends Record<string, unknown> {
+  op: string
+  pass?: string
+  device: string
+  dtype?: string
+  ms?: number
+}
+
+/** Rates that the machine reached in this run, in units a second. */
+export interface Ceilings {
+  read: number
+  copy: number
+  fma: number
+  ex2?: number
+  bf16?: number
+}
+
+/** The least that a case must do. */
+export interface Work {
+  /** Each input read once, each output written once. */
+  bytes?: number
+  /** float32 operations, two for each multiply-add. */
+  operations?: number
+  /** Exponentials, logarithms and reciprocals: what CUDA's special function units do. */
+  special?: number
+}
+
+/** The shortest time, in milliseconds, that the ceilings allow. */
+export function floorOf(work: Work, c: Ceilings): number {
+  return (
+    1e3 *
+    Math.max(
+      (work.bytes ?? 0) / Math.max(c.read, c.copy),
+      (work.operations ?? 0) / c.fma,
+      c.ex2 ? (work.special ?? 0) / c.ex2 : 0,
+    )
+  )
+}
+
+export interface Bench {
+  readonly device: Device
+  readonly quick: boolean
+  readonly effort: Effort
+  readonly ceilings: () => Ceilings
+  /** Whether the case is wanted. */
+  wants(op: string, letters: Letters): boolean
+  report(row: Row): void
+}
+
+/** A case made ready: what to time, and the inputs to free after it. */
+export interface Prepared {
+  queue: () => void
+  work: Work
+  /** More keys of the row, from the time of one call in milliseconds. */
+  rates?: (ms: number) => Record<string, number>
+  inputs: readonly Tensor[]
+}
+
+export function round(x: number, digits = 4): number {
+  return Number(x.toPrecision(digits))
+}
+
+export function timingKeys(t: Timing): Record<string, number> {
+  return { ms: round(t.ms), spread: round(t.spread, 2), samples: t.samples, repeats: t.repeats }
+}
+
+/** Times one case of an op and reports it. */
+export async function measure(bench: Bench, op: string, letters: Letters, prepare: () => Prepared): Promise<void> {
+  if (!bench.wants(op, letters)) return
+  const { queue, work, rates, inputs } = prepare()
+  try {
+    const timing = await time(bench.device, queue, bench.effort)
+    const bytes = work.bytes ? { gb_s: round(work.bytes / timing.ms / 1e6) } : {}
+    bench.report({
+      op,
+      pass: 'forward',
+      device: bench.device.name,
+      dtype: 'float32',
+      ...letters,
+      ...timingKeys(timing),
+      ...bytes,
+      ...rates?.(timing.ms),
+      floor_share: round(floorOf(work, bench.ceilings()) / timing.ms, 3),
+      kernel: debug.lastKernel(bench.device),
+    })
+  } finally {
+    for (const t of inputs) t.dispose()
+  }
+}

@@ -1,0 +1,16 @@
+import type { Bench } from '../bench.js'
+import { call } from './call.js'
+import { ceilings } from './ceilings.js'
+import { conv1d } from './conv1d.js'
+import { linear } from './linear.js'
+import { model } from './model.js'
+import { scan } from './scan.js'
+import { update } from './update.js'
+
+export const suites = { ceilings, call, scan, conv1d, update, linear, model } satisfies Record<
+  string,
+  (bench: Bench) => Promise<void>
+>
+
+export type SuiteName = keyof typeof suites
+export const suiteNames = Object.keys(suites) as SuiteName[]
