@@ -1,0 +1,150 @@
+// What is wrong in one place must not spread: a NaN or an infinity stays in its row, channel and sequence. Kernels work
+// on many of these at a time and mask what does not belong, and a mask that multiplies by 0 lets NaN through.
+import { expect, test } from 'vitest'
+import { causalConv1dUpdate, selectiveStateUpdate, type Tensor } from '../../lib/index.js'
+import { NDArray } from '../reference/array.js'
+import { causalConv1d as convReference } from '../reference/causal_conv1d.js'
+import { causalConv1dUpdate as convUpdateReference } from '../reference/causal_conv1d_update.js'
+import { selectiveScan as scanReference, type ScanInputs } from '../reference/selective_scan.js'
+import { expectClose } from '../support/close.js'
+import { runConv } from '../support/conv.js'
+import { describeOp, on, put, take, type Values } from '../support/device.js'
+import { Random } from '../support/random.js'
+import { run, scanInputs } from '../support/scan.js'
+
+/** NaN exactly where the reference has it, and near the reference everywhere else. */
+function expectSame(out: Values, ref: NDArray): void {
+  const lost = (data: ArrayLike<number>): number[] => {
+    const at: number[] = []
+    for (let i = 0; i < data.length; i++) if (!Number.isFinite(data[i])) at.push(i)
+    return at
+  }
+  expect(lost(out.data)).toEqual(lost(ref.data))
+  const cleaned = (data: ArrayLike<number>): NDArray =>
+    new NDArray(
+      ref.shape,
+      Array.from(data, (v) => (Number.isFinite(v) ? v : 0)),
+    )
+  expectClose(cleaned(out.data), cleaned(ref.data), { on })
+}
+
+const [b, d, L, n] = [2, 37, 150, 16]
+
+async function checkScan(x: ScanInputs, layout: 'plain' | 'swapped' | 'fused'): Promise<void> {
+  const got = run(x, { u: layout, delta: layout, z: layout })
+  const want = scanReference(x)
+  expectSame(await take(got.out), want.out)
+  expectSame(await take(got.lastState), want.lastState)
+}
+
+describeOp('NaN stays where it belongs', () => {
+  test.each(['plain', 'swapped', 'fused'] as const)('selectiveScan, in one channel (%s)', async (layout) => {
+    for (const key of ['u', 'delta', 'z', 'initialState'] as const) {
+      const x: ScanInputs = scanInputs(new Random(key), { b, d, L, n })
+      delete x.seqIdx
+      x[key] = x[key]!.clone()
+      if (key === 'initialState') x[key].set(NaN, 1, 17, 3)
+      else x[key].set(NaN, 1, 17, 70)
+      await checkScan(x, layout)
+    }
+  })
+
+  test.each(['plain', 'swapped', 'fused'] as const)('selectiveScan, in one sequence (%s)', async (layout) => {
+    for (const value of [NaN, Infinity])
+      for (const [at, next] of [
+        [0, 1],
+        [5, 9],
+        [63, 64],
+        [64, 65],
+        [100, 128],
+      ] as const) {
+        const x: ScanInputs = scanInputs(new Random(at), { b, d, L, n })
+        x.u = x.u.clone()
+        for (let c = 0; c < d; c++) x.u.set(value, 0, c, at)
+        x.seqIdx = new Random('ids').sequences(b, L, [next])
+        delete x.z
+        await checkScan(x, layout)
+      }
+  })
+
+  test('selectiveScan, in a group of B and C', async () => {
+    const x: ScanInputs = scanInputs(new Random('groups'), {
+      b,
+      d: 36,
+      L: 40,
+      n,
+      groups: 3,
+      B: 'grouped',
+      C: 'grouped',
+    })
+    delete x.seqIdx
+    x.B.set(NaN, 0, 1, 4, 20)
+    x.C.set(NaN, 1, 2, 5, 10)
+    await checkScan(x, 'plain')
+    await checkScan(x, 'swapped')
+  })
+
+  test.each(['plain', 'swapped', 'fused'] as const)('causalConv1d, in one channel and sequence (%s)', async (x) => {
+    const random = new Random('conv')
+    for (const w of [2, 4, 7])
+      for (const at of [0, 1, 15, 62, 63, 64, 149]) {
+        const q = {
+          x: random.normal([b, d, L]),
+          weight: random.normal([d, w]),
+          initialStates: random.normal([b, d, w - 1]),
+          seqIdx: random.sequences(b, L, [1, 16, 64, 65]),
+        }
+        q.x.set(NaN, 0, 17, at)
+        q.x.set(Infinity, 1, 5, at)
+        q.initialStates.set(NaN, 1, 9, w - 2)
+        const got = runConv(q, { x })
+        expectSame(await take(got.out), convReference(q).out)
+      }
+  })
+
+  test('causalConv1dUpdate, in inputs older than the taps reach, in other slots and rows', async () => {
+    const random = new Random('update')
+    for (const ring of [false, true]) {
+      const [w, m] = [4, 9]
+      const q = {
+        x: random.normal([3, 20, 2]),
+        convState: random.normal([5, 20, m]),
+        weight: random.normal([20, w]),
+        stateIndices: [4, -1, 1],
+        ...(ring ? { cacheSeqlens: [7, 0, 12] } : {}),
+      }
+      for (let c = 0; c < 20; c++) {
+        for (let k = 0; k < m; k++) for (const slot of [0, 2, 3]) q.convState.set(NaN, slot, c, k)
+        // Slots 4 and 1 at positions 7 and 12: the taps read 4…6 and 9…11, modulo 9, or the last three.
+        for (const k of ring ? [0, 7, 8] : [0, 1, 5]) q.convState.set(NaN, 4, c, k)
+        for (const k of ring ? [3, 7, 8] : [0, 1, 5]) q.convState.set(NaN, 1, c, k)
+      }
+      const state = put(q.convState)
+      const row = (list: number[]): Tensor => put(new NDArray([3], list), 'int32')
+      const out = causalConv1dUpdate(put(q.x), state, put(q.weight), {
+        stateIndices: row(q.stateIndices),
+        cacheSeqlens: q.cacheSeqlens && row(q.cacheSeqlens),
+      })
+      const want = convUpdateReference(q)
+      expect(want.data.some(Number.isNaN)).toBe(false)
+      expectSame(await take(out), want)
+      expect(Array.from((await take(state)).data)).toEqual(Array.from(q.convState.data))
+    }
+  })
+
+  test('selectiveStateUpdate, in other channels, slots and rows', async () => {
+    const random = new Random('state')
+    const state = random.normal([4, 20, 16]).map((v, i) => (i < 320 || i >= 960 ? NaN : v))
+    state.set(NaN, 1, 7, 3)
+    const t = put(state)
+    const f = (...shape: number[]): Tensor => put(random.normal(shape))
+    const out = selectiveStateUpdate(t, f(3, 20), f(3, 20), f(20, 16), f(3, 16), f(3, 16), {
+      stateIndices: put(new NDArray([3], [1, -5, 2]), 'int32'),
+      dtSoftplus: true,
+    })
+    const lost = Array.from((await take(out)).data, (v, i) => (Number.isNaN(v) ? i : -1)).filter((i) => i >= 0)
+    expect(lost).toEqual([7])
+    const after = (await take(t)).data
+    expect(Array.from(after).filter(Number.isNaN)).toHaveLength(641)
+  })
+})
