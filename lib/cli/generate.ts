@@ -188,7 +188,9 @@ async function report(
     await write(`${JSON.stringify(summary)}\n`)
     return
   }
+  // Standard output is the text and nothing else, where it is not a terminal.
   if (process.stdout.isTTY) await write('\n')
+  else if (process.stderr.isTTY) process.stderr.write('\n')
   const what = `${model.device.name}, ${(model.parameters / 1e6).toFixed(1)} M parameters, ${size(model.bytes)}`
   const speeds = `prefill ${promptTokens} tokens at ${prefillSpeed.toFixed(0)}/s, decode ${ids.length} at ${decodeSpeed.toFixed(0)}/s`
   process.stderr.write(`${what}, loaded in ${(loaded / 1000).toFixed(2)} s; ${speeds}\n`)
