@@ -170,6 +170,12 @@ describeOp('selectiveScan', () => {
     expectClose(await take(run(x).lastState), new NDArray([b, d, 4]), { on })
   })
 
+  test('no states: D u, gated', async () => {
+    const x = scanInputs(new Random('stateless'), { b: 2, d: 20, L: 70, n: 0 })
+    await check(x)
+    await check(x, { u: 'swapped', z: 'swapped' })
+  })
+
   test('the result alone, unless the last state is asked for', async () => {
     const x = scanInputs(new Random('alone'), { b: 1, d: 3, L: 5, n: 2 })
     const t = (a: NDArray): Tensor => put(a)

@@ -206,6 +206,11 @@ describeOp('selectiveStateUpdate', () => {
     expect((await out.data()).length).toBe(0)
   })
 
+  test('no states: D x, gated', async () => {
+    await check(inputs(new Random('stateless'), { b: 2, channels: [20], n: 0 }))
+    await check(inputs(new Random('stateless'), { b: 2, channels: [3, 20], n: 0, groups: 3 }))
+  })
+
   test('what it refuses', () => {
     const q = inputs(new Random('refused'), { b: 2, channels: [4], n: 3 })
     const shape = (what: string): unknown =>

@@ -17,6 +17,7 @@ function encode(x: number, exponentBits: number, fractionBits: number): number {
   if (Number.isNaN(x)) return infinity + 1
   if (size === Infinity) return sign | infinity
   let exponent = 1 - bias // of subnormals
+  if (size > 0) exponent = Math.max(exponent, Math.floor(Math.log2(size)) - 1) // near it from below
   while (size >= 2 ** (exponent + 1)) exponent++
   // In units of the last place; a whole number after rounding, and a carry into the exponent comes out by itself.
   const units = roundHalfToEven(size / 2 ** (exponent - fractionBits))
