@@ -2,6 +2,7 @@
 import { closeSync, openSync, writeSync } from 'node:fs'
 import { debug, device as chooseDevice, setThreads } from '../lib/index.js'
 import { UsageError } from '../lib/cli/args.js'
+import { watchOutput } from '../lib/cli/output.js'
 import type { Bench, Ceilings, Letters, Row } from './bench.js'
 import { machineRecord } from './machine.js'
 import { effortFor } from './measure.js'
@@ -10,6 +11,7 @@ import { Table } from './table.js'
 import { suites } from './suites/index.js'
 
 async function main(args: string[]): Promise<void> {
+  watchOutput()
   const options = readOptions(args)
   if (!options) {
     process.stdout.write(help)

@@ -67,9 +67,9 @@ function relativeError(got, expected) {
 async function compare(name, ours, theirs) {
   if (!name.includes(options.filter)) return
   const result = ours()
+  const kernel = debug.lastKernel(cpu)
   const expected = result.dataSync()
   result.dispose()
-  const kernel = debug.lastKernel(cpu)
   const runOurs = () => {
     ours().dispose()
     cpu.synchronizeSync()
