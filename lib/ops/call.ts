@@ -10,11 +10,7 @@ import { Tensor, type TensorInput, wrap } from '../tensor.js'
 const isTensor = Tensor.isTensor
 const handleOf = Tensor.handleOf
 
-/** Whether none of the arguments is a plain input, which is the common case and takes no bookkeeping. */
-function allTensors(inputs: readonly (TensorInput | null | undefined)[]): boolean {
-  for (const input of inputs) if (input !== undefined && input !== null && !isTensor(input)) return false
-  return true
-}
+type Inputs = readonly (TensorInput | null | undefined)[]
 
 /**
  * Calls `run` with the inputs' handles. `names` are theirs, for errors: required ones come first and are marked so by
@@ -23,12 +19,26 @@ function allTensors(inputs: readonly (TensorInput | null | undefined)[]): boolea
 export function call<R>(
   names: readonly string[],
   required: number,
-  inputs: readonly (TensorInput | null | undefined)[],
+  inputs: Inputs,
   run: (handles: readonly (Handle | undefined)[]) => R,
 ): R {
-  if (allTensors(inputs) && inputs.slice(0, required).every((t) => t !== undefined && t !== null)) {
-    return run(inputs.map((t) => (t ? handleOf(t as Tensor) : undefined)))
+  const handles: (Handle | undefined)[] = []
+  for (let i = 0; i < inputs.length; i++) {
+    const input = inputs[i]
+    if (isTensor(input)) handles.push(handleOf(input))
+    else if (i >= required && (input === undefined || input === null)) handles.push(undefined)
+    else return callWithPlain(names, required, inputs, run)
   }
+  return run(handles)
+}
+
+/** `call` where some input is a plain one. */
+function callWithPlain<R>(
+  names: readonly string[],
+  required: number,
+  inputs: Inputs,
+  run: (handles: readonly (Handle | undefined)[]) => R,
+): R {
   const first = inputs.find((t) => isTensor(t)) as Tensor | undefined
   const home = (first ? first.device : device()).id
   const temporary: Handle[] = []
