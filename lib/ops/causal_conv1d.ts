@@ -10,7 +10,7 @@ export interface CausalConv1dOptions {
   activation?: Activation
   /** (b, d, w - 1): the inputs before the first token, oldest first; 0 when absent. */
   initialStates?: TensorInput | null
-  /** (b, L) int32: which packed sequence each token belongs to; taps from another sequence count as 0. */
+  /** (b, L) int32: which packed sequence each token belongs to, another one wherever it changes; taps from another count as 0. */
   seqIdx?: TensorInput | null
   /** Also return the last w - 1 inputs. */
   returnFinalStates?: boolean

@@ -12,8 +12,8 @@ export interface ConvInputs {
 
 /**
  * The causal depthwise convolution of Mamba: out_t = act(bias + Σ_k weight_k x_{t−(w−1)+k}), where what lies before the
- * first token is initialStates (or 0) and belongs to the first token's sequence. Taps on tokens of another sequence than
- * t's own count as 0. finalStates are the last w−1 inputs, whatever their sequence.
+ * first token is initialStates (or 0), which belongs to the first sequence of the row. A tap that would reach past the
+ * beginning of its token's sequence counts as 0; a sequence begins wherever seqIdx changes. finalStates are the last w−1 inputs, whatever their sequence.
  */
 export function causalConv1d(q: ConvInputs): { out: NDArray; finalStates: NDArray } {
   const [b, d, L] = q.x.shape as [number, number, number]
@@ -21,7 +21,7 @@ export function causalConv1d(q: ConvInputs): { out: NDArray; finalStates: NDArra
   const out = new NDArray([b, d, L])
   const finalStates = new NDArray([b, d, w - 1])
   for (let i = 0; i < b; i++) {
-    const sequence = (t: number): number => q.seqIdx?.at(i, Math.max(0, t)) ?? 0
+    const begins = sequenceStarts(q.seqIdx, i, L)
     for (let c = 0; c < d; c++) {
       const input = (t: number): number =>
         t >= 0 ? q.x.at(i, c, t) : q.initialStates ? q.initialStates.at(i, c, t + w - 1) : 0
@@ -29,7 +29,7 @@ export function causalConv1d(q: ConvInputs): { out: NDArray; finalStates: NDArra
         let y = q.bias ? q.bias.at(c) : 0
         for (let k = 0; k < w; k++) {
           const from = t - (w - 1) + k
-          if (sequence(from) === sequence(t)) y += q.weight.at(c, k) * input(from)
+          if (from >= begins[t]!) y += q.weight.at(c, k) * input(from)
         }
         out.set(q.activation === 'silu' ? siluOf(y) : y, i, c, t)
       }
@@ -37,4 +37,15 @@ export function causalConv1d(q: ConvInputs): { out: NDArray; finalStates: NDArra
     }
   }
   return { out, finalStates }
+}
+
+/** For each token of row i the first position of its sequence; the first sequence reaches back into the initial states. */
+function sequenceStarts(seqIdx: NDArray | null | undefined, i: number, L: number): number[] {
+  const begins: number[] = []
+  let start = -Infinity
+  for (let t = 0; t < L; t++) {
+    if (seqIdx && t > 0 && seqIdx.at(i, t) !== seqIdx.at(i, t - 1)) start = t
+    begins.push(start)
+  }
+  return begins
 }

@@ -1,5 +1,6 @@
 // causalConv1d: out[t] = act(bias + Σ_k weight[k] x[t - (w-1) + k]) for each channel on its own. What lies before the
-// first token comes from initialStates, or is 0; with seqIdx, taps of another sequence count as 0.
+// first token comes from initialStates, or is 0; with seqIdx, which changes
+// where another sequence begins, taps of another sequence count as 0.
 #pragma once
 #include "core/problem/problem.h"
 

@@ -91,11 +91,15 @@ static void causal_conv1d_kernel(Context& context, const Problem& problem) {
       const int64_t c = i % blocks * together;
       if (sequence && staged != i / blocks) {
         staged = i / blocks;
-        for (int64_t j = 0; j < reach; j++) {
-          // initial states belong to the first sequence; past the end anything will do
+        // How often the number has changed, so that one which comes again is another sequence, as it is to the scan.
+        // Initial states belong to the first sequence; past the end anything will do.
+        const auto number = [&](int64_t j) {
           const int64_t t = most(0, least(L - 1, t0 - (w - 1) + j));
-          sequence[j] = ints(p.seq_idx)[b * p.seq_idx.stride[0] + t * p.seq_idx.stride[1]];
-        }
+          return ints(p.seq_idx)[b * p.seq_idx.stride[0] + t * p.seq_idx.stride[1]];
+        };
+        sequence[0] = 0;
+        const int64_t wanted = t1 - t0 + w - 1 + W;
+        for (int64_t j = 1; j < wanted; j++) sequence[j] = sequence[j - 1] + (number(j) != number(j - 1));
       }
       if (channels_last)
         conv_channels(p, b, c, least(W, d - c), t0, t1, weights + thread * w, sequence);
