@@ -6,8 +6,8 @@ import { scope, tensor, type Tensor } from '../../lib/index.js'
 import { Mamba, MambaCache, RMSNorm, type MambaConfig, type StateDict } from '../../lib/layers/index.js'
 import { difference, liveTensors, take } from '../models/support.js'
 
-// What only the order of float32 sums may change.
-const TOLERANCE = 1e-5
+// What only the order of float32 sums may change: 2.7e-7 was seen.
+const TOLERANCE = 2e-6
 const hidden = 64
 
 const checkpoints = {

@@ -7,8 +7,8 @@ import { scope } from '../../lib/index.js'
 import { load, ModelCache, type LanguageModel } from '../../lib/models/index.js'
 import { difference, directory, golden, liveTensors, take } from './support.js'
 
-// Cutting a sequence elsewhere changes the order of float32 sums and nothing else.
-const TOLERANCE = 1e-5
+// Cutting a sequence elsewhere changes the order of float32 sums and nothing else: 2.5e-7 was seen.
+const TOLERANCE = 2e-6
 
 describe.each(['mamba', 'falcon_mamba', 'mamba-tied-bias'] as const)('the cache of %s', (name) => {
   let model: LanguageModel
