@@ -10,6 +10,7 @@
 
 #include "cpu/ceilings.h"
 #include "cpu/dispatch.h"
+#include "cpu/memory.h"
 #include "cpu/pool.h"
 #include "cpu/queue.h"
 
@@ -53,8 +54,7 @@ Queue* open(int device, Status* status) {
 }
 
 void* allocate(Queue*, int64_t bytes, Status* status) {
-  constexpr int64_t kMost = INT64_MAX / 2;
-  void* const memory = bytes > kMost ? nullptr : std::aligned_alloc(64, (static_cast<size_t>(bytes) + 63) / 64 * 64);
+  void* const memory = cpu::allocate_memory(bytes);
   if (!memory) {
     char text[128];
     std::snprintf(text, sizeof text, "cpu: expected memory for %lld bytes, got none from the system",
@@ -64,7 +64,7 @@ void* allocate(Queue*, int64_t bytes, Status* status) {
   return memory;
 }
 
-void release(Queue* queue, void* memory, int64_t) { cpu::queue_release(queue, memory); }
+void release(Queue* queue, void* memory, int64_t bytes) { cpu::queue_release(queue, memory, bytes); }
 
 // Memory that is written to is new (or, for copies, idle): nothing queued can be using it.
 void write(Queue*, void* to, const void* from, int64_t bytes, Status*) {

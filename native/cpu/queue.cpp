@@ -12,6 +12,7 @@
 
 #include "cpu/context.h"
 #include "cpu/dispatch.h"
+#include "cpu/memory.h"
 #include "cpu/pool.h"
 
 namespace seqmix {
@@ -29,6 +30,7 @@ constexpr int kSpins = 4000;
 struct Item {
   enum Kind { run, release, notify } kind;
   void* memory;
+  int64_t bytes;
   Done done;
   void* context;
   alignas(16) unsigned char problem[kLargestProblem];
@@ -55,7 +57,7 @@ struct Queue {
   uint64_t index_error = 0;  // written by the executor or in place, read when idle or after a wait
   uint64_t sequence = 0;
   std::atomic<const char*> last_kernel{""};
-  std::vector<Scratch> scratch;  // of the problem that runs; the largest block stays for the next
+  std::vector<Scratch> scratch;  // of the problem that runs
 };
 
 namespace cpu {
@@ -76,29 +78,15 @@ void run_serially(Context*, int64_t count, Body body, void* argument) {
 
 void* scratch(Context* c, int64_t bytes) {
   Queue& q = *static_cast<RunContext*>(c)->queue;
-  for (Scratch& s : q.scratch)
-    if (s.bytes < 0 && -s.bytes >= bytes) {
-      s.bytes = -s.bytes;
-      return s.memory;
-    }
-  const size_t rounded = (static_cast<size_t>(bytes) + 63) / 64 * 64 + 64;
-  void* const memory = std::aligned_alloc(64, rounded);
+  void* const memory = allocate_memory(bytes);
   if (!memory) throw std::bad_alloc();
-  q.scratch.push_back({memory, static_cast<int64_t>(rounded)});
+  q.scratch.push_back({memory, bytes});
   return memory;
 }
 
-// Keeps the largest block, marked free by a negative size, and gives the others back.
 void end_scratch(Queue& q) {
-  if (q.scratch.empty()) return;
-  size_t largest = 0;
-  for (Scratch& s : q.scratch)
-    if (s.bytes > 0) s.bytes = -s.bytes;
-  for (size_t i = 1; i < q.scratch.size(); i++)
-    if (q.scratch[i].bytes < q.scratch[largest].bytes) largest = i;
-  for (size_t i = 0; i < q.scratch.size(); i++)
-    if (i != largest) std::free(q.scratch[i].memory);
-  q.scratch = {q.scratch[largest]};
+  for (const Scratch& s : q.scratch) release_memory(s.memory, s.bytes);
+  q.scratch.clear();
 }
 
 void run_now(Queue& q, const Problem& p, bool inline_) {
@@ -140,7 +128,7 @@ void work(Queue& q) {
     }
     Item& item = q.items[at % kSlots];
     if (item.kind == Item::run) run_now(q, *reinterpret_cast<const Problem*>(item.problem), false);
-    if (item.kind == Item::release) std::free(item.memory);
+    if (item.kind == Item::release) release_memory(item.memory, item.bytes);
     if (item.kind == Item::notify) {
       const Status status = take_failure(q);
       item.done(item.context, &status);
@@ -196,22 +184,21 @@ void queue_close(Queue* q) {
   q->executor.join();
   // What was to be released still is; what was to be run or told is not.
   for (uint64_t i = q->head; i != q->tail; i++)
-    if (q->items[i % kSlots].kind == Item::release) std::free(q->items[i % kSlots].memory);
+    if (q->items[i % kSlots].kind == Item::release)
+      release_memory(q->items[i % kSlots].memory, q->items[i % kSlots].bytes);
   q->head.store(q->tail.load());
 }
 
-void queue_destroy(Queue* q) {
-  for (Scratch& s : q->scratch) std::free(s.memory);
-  delete q;
-}
+void queue_destroy(Queue* q) { delete q; }
 
 bool queue_idle(Queue* q) { return q->head.load(std::memory_order_acquire) == q->tail.load(std::memory_order_relaxed); }
 
-void queue_release(Queue* q, void* memory) {
-  if (q->closed || queue_idle(q)) return std::free(memory);
+void queue_release(Queue* q, void* memory, int64_t bytes) {
+  if (q->closed || queue_idle(q)) return release_memory(memory, bytes);
   Item& item = slot(*q);
   item.kind = Item::release;
   item.memory = memory;
+  item.bytes = bytes;
   publish(*q);
 }
 

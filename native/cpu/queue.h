@@ -8,7 +8,7 @@ namespace seqmix::cpu {
 Queue* queue_open();
 void queue_close(Queue*);
 void queue_destroy(Queue*);
-void queue_release(Queue*, void* memory);
+void queue_release(Queue*, void* memory, int64_t bytes);
 void queue_read(Queue*, void* to, const void* from, int64_t bytes, Done done, void* context, Status*);
 void queue_run(Queue*, const Problem*);
 bool queue_idle(Queue*);

@@ -1,0 +1,100 @@
+#include "cpu/memory.h"
+
+#include <bit>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+
+namespace seqmix::cpu {
+
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr bool kCaching = false;  // so that the sanitizer sees the end of every block, and its use after release
+#else
+constexpr bool kCaching = true;
+#endif
+constexpr uint64_t kSmall = 64 << 10;                // below it malloc is as good
+constexpr uint64_t kMostKept = uint64_t{256} << 20;  // when this is passed, what is kept goes back to the system
+
+// Eight sizes between powers of two: at most an eighth of a block is lost.
+uint64_t rounded(int64_t bytes) {
+  const uint64_t n = static_cast<uint64_t>(bytes);
+  if (n < kSmall) return (n + 63) / 64 * 64;
+  const uint64_t step = std::bit_floor(n) / 8;
+  return (n + step - 1) / step * step;
+}
+
+// A block that is not in use holds the way to the next of its size.
+struct Free {
+  Free* next;
+};
+
+struct Cache {
+  std::mutex mutex;
+  Free* blocks[64 * 8] = {};  // by size
+  uint64_t kept = 0;
+
+  Free*& list(uint64_t size) {
+    const int power = std::bit_width(size) - 1;
+    return blocks[power * 8 + static_cast<int>(size / (uint64_t{1} << power >> 3)) - 8];
+  }
+
+  void* take(uint64_t size) {
+    const std::lock_guard lock(mutex);
+    Free*& first = list(size);
+    Free* const block = first;
+    if (!block) return nullptr;
+    first = block->next;
+    kept -= size;
+    return block;
+  }
+
+  bool keep(void* memory, uint64_t size) {
+    if (size > kMostKept) return false;
+    const std::lock_guard lock(mutex);
+    if (kept + size > kMostKept) empty();
+    Free*& first = list(size);
+    first = new (memory) Free{first};
+    kept += size;
+    return true;
+  }
+
+  void empty() {
+    for (Free*& first : blocks)
+      while (first) {
+        Free* const block = first;
+        first = block->next;
+        std::free(block);
+      }
+    kept = 0;
+  }
+};
+
+// Never destroyed: a queue may still be at work when the process exits.
+Cache& cache() {
+  static Cache* const c = new Cache;
+  return *c;
+}
+
+}  // namespace
+
+void* allocate_memory(int64_t bytes) {
+  if (bytes > INT64_MAX / 2) return nullptr;
+  const uint64_t size = rounded(bytes);
+  if (!kCaching || size < kSmall) return std::aligned_alloc(64, (static_cast<uint64_t>(bytes) + 63) / 64 * 64);
+  if (void* const memory = cache().take(size)) return memory;
+  if (void* const memory = std::aligned_alloc(64, size)) return memory;
+  {
+    const std::lock_guard lock(cache().mutex);
+    cache().empty();
+  }
+  return std::aligned_alloc(64, size);
+}
+
+void release_memory(void* memory, int64_t bytes) {
+  const uint64_t size = rounded(bytes);
+  if (!kCaching || size < kSmall || !cache().keep(memory, size)) std::free(memory);
+}
+
+}  // namespace seqmix::cpu

@@ -1,0 +1,13 @@
+// Memory of the CPU's tensors and of what kernels write in passing, one cache for the process. Large blocks that were
+// given back are kept for the next of their size: fresh memory from the system costs a page fault every 4 KiB, which
+// for a bandwidth-bound op is as much time as its work.
+#pragma once
+#include <cstdint>
+
+namespace seqmix::cpu {
+
+// 64-byte aligned, or null when the system has none. release() wants the same number of bytes. Any thread.
+void* allocate_memory(int64_t bytes);
+void release_memory(void* memory, int64_t bytes);
+
+}  // namespace seqmix::cpu
