@@ -15,6 +15,7 @@ set(CMAKE_CUDA_FLAGS_RELEASE "-O3 -DNDEBUG")
 
 set(cuda_any "-gencode=arch=compute_80,code=[compute_80,sm_80]" -gencode=arch=compute_90,code=sm_90)
 set(cuda_sm90 -gencode=arch=compute_90a,code=sm_90a)
+list(FILTER cuda_sources EXCLUDE REGEX "/native/cuda/test/")
 foreach(file IN LISTS cuda_sources)
   if(file MATCHES "\\.cu$")
     if(file MATCHES "/kernels/sm90/")
@@ -38,3 +39,11 @@ seqmix_module(seqmix_cuda cuda.map)
 if(NOT APPLE)
   target_link_options(seqmix_cuda PRIVATE -Wl,-z,defs)  # nothing is left for the loader to find: the addon's symbols are hidden
 endif()
+
+# A program of its own that opens the CUDA library through its table and holds every op against a plain loop: for a
+# machine with a GPU, under compute-sanitizer too. Built on demand: cmake --build <tree> --target seqmix_cuda_tests
+file(GLOB cuda_test_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/native/cuda/test/*.cpp)
+add_executable(seqmix_cuda_tests EXCLUDE_FROM_ALL ${cuda_test_sources})
+set_target_properties(seqmix_cuda_tests PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_SOURCE_DIR}/build/Release)
+target_link_libraries(seqmix_cuda_tests PRIVATE seqmix_core ${CMAKE_DL_LIBS})
+target_link_options(seqmix_cuda_tests PRIVATE -static-libstdc++ -static-libgcc)

@@ -1,0 +1,201 @@
+// out = act(x Wᵀ + bias) + residual in float32 (fused multiply-adds on the ordinary units, no tf32).
+//
+// matrix_tile: a block makes a tile of the result, BM rows by BN features, walking along `in` eight at a time. Both
+// operands are dense along `in`, so a thread reads four of its elements at once where rows are aligned, and they are
+// laid down transposed in shared memory (two buffers: the next eight are read while these are multiplied). A thread
+// keeps TM × TN sums in registers, in quarters of the tile so that its shared reads are of 16 bytes without conflicts.
+// Where there are fewer tiles than multiprocessors, `in` is cut too: partial sums go to scratch memory, and a second
+// kernel adds them in order. Floor: 2 rows · features · in operations, half of that in instructions.
+//
+// vector_rows: up to eight rows. A warp takes a feature, reads its weights once, and multiplies them with every row;
+// the sums meet by shuffles. Floor: the weights' bytes.
+#pragma once
+#include "cuda/kernels/any/math.cuh"
+#include "cuda/kernels/any/reduce.cuh"
+#include "cuda/kernels/any/vector.cuh"
+
+namespace seqmix::cuda {
+
+struct LinearArgs {
+  const float* x;
+  const float* weight;
+  const float* bias;      // may be null
+  const float* residual;  // may be null
+  float* out;
+  int64_t rows, features, in;
+  int64_t x_stride, weight_stride, bias_stride, residual_stride, out_stride;
+  bool silu;
+  int splits;      // parts `in` is cut into
+  int64_t part;    // elements of `in` in each, a multiple of kDepth
+  float* partial;  // (splits, rows, features), where splits > 1
+
+  __device__ __forceinline__ void finish(int64_t row, int64_t feature, float sum) const {
+    if (bias) sum += bias[feature * bias_stride];
+    if (silu) sum = cuda::silu(sum);
+    if (residual) sum += residual[row * residual_stride + feature];
+    out[row * out_stride + feature] = sum;
+  }
+};
+
+constexpr int kDepth = 8;
+constexpr int kLinearThreads = 256;
+
+// A thread's share of a (SIDE × 8) piece of an operand on its way to shared memory: four elements of one row each.
+template <int SIDE, int V>
+struct Piece {
+  static constexpr int kLoads = (SIDE * kDepth / 4 + kLinearThreads - 1) / kLinearThreads;
+  static constexpr int kLine = SIDE + 4;  // keeps 16-byte alignment and spreads the transposed stores over the banks
+  float v[kLoads][4];
+
+  __device__ __forceinline__ void read(const float* from, int64_t stride, int64_t first, int64_t count, int64_t k,
+                                       int64_t end) {
+#pragma unroll
+    for (int i = 0; i < kLoads; i++) {
+      const int at = threadIdx.x + i * kLinearThreads;
+      const int64_t row = first + at / 2, column = k + at % 2 * 4;
+      const bool in = at < SIDE * 2 && row < count;
+      const float* const source = from + row * stride + column;
+      if constexpr (V == 4) {  // `end` is a multiple of 4 then
+        const Floats<4> f = in && column < end ? load<4>(source) : Floats<4>{};
+#pragma unroll
+        for (int j = 0; j < 4; j++) v[i][j] = f.v[j];
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; j++) v[i][j] = in && column + j < end ? source[j] : 0.0f;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void put(float (*to)[kLine]) const {
+#pragma unroll
+    for (int i = 0; i < kLoads; i++) {
+      const int at = threadIdx.x + i * kLinearThreads;
+      if (at < SIDE * 2) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) to[at % 2 * 4 + j][at / 2] = v[i][j];
+      }
+    }
+  }
+};
+
+// Quads of a thread's TM rows (or features) lie a whole quarter, half or tile apart: quad q of thread i begins at
+// q · (SIDE / (T / 4)) + 4 i.
+template <int SIDE, int T>
+__device__ __forceinline__ int place(int thread, int element) {
+  return element / 4 * (SIDE / (T / 4)) + thread * 4 + element % 4;
+}
+
+template <int BM, int BN, int TM, int TN, int V>
+__global__ void __launch_bounds__(kLinearThreads) matrix_tile(const __grid_constant__ LinearArgs p) {
+  static_assert((BM / TM) * (BN / TN) == kLinearThreads);
+  using PieceX = Piece<BM, V>;
+  using PieceW = Piece<BN, V>;
+  __shared__ __align__(16) float xs[2][kDepth][PieceX::kLine];
+  __shared__ __align__(16) float ws[2][kDepth][PieceW::kLine];
+  const int tx = threadIdx.x % (BN / TN), ty = threadIdx.x / (BN / TN);
+  const int64_t tiles_m = (p.rows + BM - 1) / BM, tiles_n = (p.features + BN - 1) / BN;
+  const int64_t tiles = tiles_m * tiles_n * p.splits;
+  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    // Tiles of the same features follow each other, so that the weights are read while they are in L2.
+    const int64_t m0 = tile % tiles_m * BM, n0 = tile / tiles_m % tiles_n * BN, split = tile / tiles_m / tiles_n;
+    const int64_t begin = split * p.part, end = begin + p.part < p.in ? begin + p.part : p.in;
+    float sums[TM][TN] = {};
+    PieceX x;
+    PieceW w;
+    x.read(p.x, p.x_stride, m0, p.rows, begin, end);
+    w.read(p.weight, p.weight_stride, n0, p.features, begin, end);
+    __syncthreads();  // the tile before may still be read
+    x.put(xs[0]);
+    w.put(ws[0]);
+    __syncthreads();
+    int buffer = 0;
+    for (int64_t k = begin; k < end; k += kDepth) {
+      const bool more = k + kDepth < end;
+      if (more) {
+        x.read(p.x, p.x_stride, m0, p.rows, k + kDepth, end);
+        w.read(p.weight, p.weight_stride, n0, p.features, k + kDepth, end);
+      }
+#pragma unroll
+      for (int d = 0; d < kDepth; d++) {
+        float a[TM], b[TN];
+#pragma unroll
+        for (int i = 0; i < TM; i += 4) {
+          const Floats<4> f = load<4>(&xs[buffer][d][place<BM, TM>(ty, i)]);
+#pragma unroll
+          for (int j = 0; j < 4; j++) a[i + j] = f.v[j];
+        }
+#pragma unroll
+        for (int i = 0; i < TN; i += 4) {
+          const Floats<4> f = load<4>(&ws[buffer][d][place<BN, TN>(tx, i)]);
+#pragma unroll
+          for (int j = 0; j < 4; j++) b[i + j] = f.v[j];
+        }
+#pragma unroll
+        for (int i = 0; i < TM; i++)
+#pragma unroll
+          for (int j = 0; j < TN; j++) sums[i][j] = fmaf(a[i], b[j], sums[i][j]);
+      }
+      if (more) {
+        buffer ^= 1;
+        x.put(xs[buffer]);
+        w.put(ws[buffer]);
+        __syncthreads();
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < TM; i++) {
+      const int64_t row = m0 + place<BM, TM>(ty, i);
+      if (row >= p.rows) continue;
+#pragma unroll
+      for (int j = 0; j < TN; j++) {
+        const int64_t feature = n0 + place<BN, TN>(tx, j);
+        if (feature >= p.features) continue;
+        if (p.splits > 1)
+          p.partial[(split * p.rows + row) * p.features + feature] = sums[i][j];
+        else
+          p.finish(row, feature, sums[i][j]);
+      }
+    }
+  }
+}
+
+static __global__ void __launch_bounds__(256) add_parts(const __grid_constant__ LinearArgs p) {
+  const int64_t count = p.rows * p.features;
+  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += gridDim.x * int64_t{blockDim.x}) {
+    float sum = 0;
+    for (int s = 0; s < p.splits; s++) sum += p.partial[s * count + i];
+    p.finish(i / p.features, i % p.features, sum);
+  }
+}
+
+// R rows at a time, V elements an access.
+template <int R, int V>
+__global__ void __launch_bounds__(256) vector_rows(const __grid_constant__ LinearArgs p) {
+  const int lane = threadIdx.x % 32;
+  const int64_t warps = gridDim.x * int64_t{blockDim.x / 32};
+  const float* x[R];
+#pragma unroll
+  for (int r = 0; r < R; r++) x[r] = p.x + (r < p.rows ? r : 0) * p.x_stride;
+  for (int64_t feature = (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) / 32; feature < p.features;
+       feature += warps) {
+    const float* const weight = p.weight + feature * p.weight_stride;
+    float sums[R] = {};
+#pragma unroll 4
+    for (int64_t i = lane * V; i < p.in; i += 32 * V) {
+      const Floats<V> w = load<V>(weight + i);
+#pragma unroll
+      for (int r = 0; r < R; r++) {
+        const Floats<V> f = load<V>(x[r] + i);
+#pragma unroll
+        for (int j = 0; j < V; j++) sums[r] = fmaf(w.v[j], f.v[j], sums[r]);
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+      const float sum = warp_reduce(sums[r], Sum());
+      if (lane == 0 && r < p.rows) p.finish(r, feature, sum);
+    }
+  }
+}
+
+}  // namespace seqmix::cuda

@@ -1,0 +1,32 @@
+// Rows of float32, and the order of a row's elements that argmax, topk and sample share.
+#pragma once
+#include <cstdint>
+
+#include "core/sample_math.h"
+#include "cuda/kernels/any/reduce.cuh"
+
+namespace seqmix::cuda {
+
+struct Rows {
+  const float* data;
+  int64_t stride;
+
+  __device__ __forceinline__ const float* row(int64_t i) const { return data + i * stride; }
+};
+
+// An element of a row as one number: a larger one is a better one, and among equals the lower index is.
+__device__ __forceinline__ unsigned long long rank_of(float x, int64_t index) {
+  return static_cast<unsigned long long>(sampling::order_key(x)) << 32 | (0xffffffffu - static_cast<uint32_t>(index));
+}
+__device__ __forceinline__ int32_t index_of(unsigned long long rank) {
+  return static_cast<int32_t>(0xffffffffu - static_cast<uint32_t>(rank));
+}
+
+// The rank of a row's best element.
+__device__ __forceinline__ unsigned long long best_of(const float* row, int64_t n, unsigned long long* shared) {
+  unsigned long long best = 0;
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) best = Max()(best, rank_of(row[i], i));
+  return block_reduce(best, 0ull, Max(), shared);
+}
+
+}  // namespace seqmix::cuda

@@ -1,0 +1,56 @@
+// topk and sample.
+#include "core/problem/rows.h"
+#include "cuda/kernels/any/choose.cuh"
+#include "cuda/launch/launch.h"
+
+namespace seqmix::cuda {
+
+void launch_topk(Context& c, const Problem& problem) {
+  const auto& p = static_cast<const TopK&>(problem);
+  c.kernel = "cuda.any.topk";
+  TopKRows r{};
+  r.x = {p.x.as<const float>(), p.x.stride[0]};
+  r.rows = p.x.shape[0];
+  r.n = p.x.shape[1];
+  r.k = p.k;
+  r.padded = 1;
+  while (r.padded < r.k) r.padded *= 2;
+  r.values = p.values.as<float>();
+  r.indices = p.indices.as<int32_t>();
+  r.values_stride = p.values.stride[0];
+  r.indices_stride = p.indices.stride[0];
+  if (r.rows == 0 || r.k == 0) return;
+  const unsigned grid = grid_for(c, r.rows, 2);
+  if (r.padded > kSharedRanks) r.scratch = c.scratch<Wide>(grid * r.padded);
+  topk_rows<<<grid, r.n <= 4096 ? 256 : 1024, 0, c.stream>>>(r);
+}
+
+void launch_sample(Context& c, const Problem& problem) {
+  const auto& p = static_cast<const Sample&>(problem);
+  if (p.temperature == 0) {
+    ArgMax greedy;
+    greedy.x = p.logits;
+    greedy.out = p.out;
+    launch_argmax(c, greedy);
+    c.kernel = "cuda.any.sample";
+    return;
+  }
+  c.kernel = "cuda.any.sample";
+  SampleRows r{};
+  r.logits = {p.logits.as<const float>(), p.logits.stride[0]};
+  r.rows = p.logits.shape[0];
+  r.n = p.logits.shape[1];
+  r.temperature = p.temperature;
+  r.top_p = p.top_p;
+  r.top_k = p.top_k;
+  r.seed = p.seed;
+  r.step = p.step;
+  r.out = p.out.as<int32_t>();
+  r.out_stride = p.out.stride[0];
+  if (r.rows == 0) return;
+  const unsigned grid = grid_for(c, r.rows, 2);
+  r.weights = c.scratch<Wide>(grid * r.n);
+  sample_rows<<<grid, 512, 0, c.stream>>>(r);
+}
+
+}  // namespace seqmix::cuda

@@ -1,0 +1,70 @@
+// Setting kernels off. A launcher reads one problem, chooses a kernel for its shape, its strides and the number of
+// multiprocessors (never for anything else, so that the bits repeat), names it, and puts it on the stream.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "core/problem/problem.h"
+#include "cuda/allocator.h"
+
+namespace seqmix::cuda {
+
+struct Context {
+  int device;
+  cudaStream_t stream;
+  int multiprocessors;
+  uint64_t* index_error;  // on the device: the queue's error word
+  Allocator* memory;
+  const char* kernel = "";  // set by the launcher: cuda.any.selective_scan
+  std::vector<std::pair<void*, int64_t>> scratch_blocks;
+
+  // Device memory until the kernels set off by this launch have ended.
+  template <class T>
+  T* scratch(int64_t count) {
+    const int64_t bytes = std::max<int64_t>(count, 1) * static_cast<int64_t>(sizeof(T));
+    scratch_blocks.reserve(scratch_blocks.size() + 1);
+    void* const block = memory->allocate(bytes);
+    scratch_blocks.emplace_back(block, bytes);
+    return static_cast<T*>(block);
+  }
+};
+
+using Launcher = void (*)(Context&, const Problem&);
+Launcher launcher_of(Op);
+
+void launch_copy(Context&, const Problem&);
+void launch_fill(Context&, const Problem&);
+void launch_silu(Context&, const Problem&);
+void launch_add(Context&, const Problem&);
+void launch_mul(Context&, const Problem&);
+void launch_softmax(Context&, const Problem&);
+void launch_argmax(Context&, const Problem&);
+void launch_topk(Context&, const Problem&);
+void launch_sample(Context&, const Problem&);
+void launch_embedding(Context&, const Problem&);
+void launch_linear(Context&, const Problem&);
+void launch_rms_norm(Context&, const Problem&);
+void launch_causal_conv1d(Context&, const Problem&);
+void launch_causal_conv1d_update(Context&, const Problem&);
+void launch_selective_scan(Context&, const Problem&);
+void launch_selective_state_update(Context&, const Problem&);
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Blocks of a grid-stride loop over `items`: one each where that is not far more than the chip runs at a time.
+inline unsigned grid_for(const Context& c, int64_t items, int64_t blocks_per_multiprocessor) {
+  const int64_t most = c.multiprocessors * blocks_per_multiprocessor;
+  return static_cast<unsigned>(std::max<int64_t>(1, std::min(items, most)));
+}
+
+inline bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+// Each row of (rows, n) begins on 16 bytes, float32.
+inline bool rows_aligned16(const View& v) {
+  return !v.present || (aligned16(v.data) && (v.shape[0] <= 1 || v.stride[0] % 4 == 0));
+}
+
+}  // namespace seqmix::cuda

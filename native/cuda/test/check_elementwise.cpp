@@ -1,0 +1,118 @@
+#include <cmath>
+
+#include "core/problem/elementwise.h"
+#include "cuda/test/harness.h"
+
+namespace seqmix::test {
+
+namespace {
+
+const Layout layouts[] = {Layout::dense, Layout::swapped, Layout::odd};
+
+void check_copies() {
+  const DType types[] = {DType::float32, DType::float16, DType::bfloat16, DType::int32, DType::int64, DType::boolean};
+  for (const DType from : types)
+    for (const DType to : types)
+      for (const Layout a : layouts)
+        for (const Layout b : layouts) {
+          Array src = integers(from, {3, 37, 45}, from == DType::boolean ? 0 : -100, from == DType::boolean ? 1 : 100, a);
+          Array dst(to, {3, 37, 45}, b);
+          Copy p;
+          p.src = src.view();
+          p.dst = dst.upload();
+          p.validate();
+          View* const views[] = {&p.dst, &p.src};
+          collapse(views, 2);
+          device.run(p);
+          std::vector<double> want = src.values();
+          if (to == DType::boolean)
+            for (double& v : want) v = v != 0;
+          expect_equal(std::string("copy ") + name_of(from) + " to " + name_of(to), dst, want);
+        }
+  Array src(DType::float32, {8});
+  src.values() = {NAN, 1e20, -1e20, 2.9, -2.9, INFINITY, -INFINITY, 0.0};
+  src.upload();
+  const auto converted = [&](DType to, const std::vector<double>& want) {
+    Array dst(to, {8});
+    Copy p;
+    p.src = src.view();
+    p.dst = dst.upload();
+    p.validate();
+    device.run(p);
+    expect_equal(std::string("copy of extremes to ") + name_of(to), dst, want);
+  };
+  converted(DType::int32, {0, 2147483647.0, -2147483648.0, 2, -2, 2147483647.0, -2147483648.0, 0});
+  converted(DType::int64, {0, 9223372036854775807.0, -9223372036854775808.0, 2, -2, 9223372036854775807.0,
+                           -9223372036854775808.0, 0});
+  converted(DType::boolean, {1, 1, 1, 1, 1, 1, 1, 0});
+  src.values() = {NAN, 1 + std::ldexp(1, -11), 1 + 3 * std::ldexp(1, -11), 65519, 65520, 1e-8, INFINITY, -0.5};
+  src.upload();
+  converted(DType::float16, {NAN, 1, 1 + std::ldexp(1, -9), 65504, INFINITY, 0, INFINITY, -0.5});
+  src.values() = {NAN, 1 + std::ldexp(1, -8), 1 + 3 * std::ldexp(1, -8), 3e38, -INFINITY, 0, 1, -0.5};
+  src.upload();
+  converted(DType::bfloat16, {NAN, 1, 1 + std::ldexp(1, -6), std::ldexp(226, 120), -INFINITY, 0, 1, -0.5});
+}
+
+void check_silu() {
+  for (const Shape& shape : {Shape{1}, Shape{7, 33}, Shape{4, 1024}, Shape{0, 5}})
+    for (const Layout layout : layouts) {
+      Array x = uniform(shape, -30, 30, layout);
+      Silu p;
+      p.x = x.view();
+      p.validate();
+      Array out(p.out);
+      p.out = out.view();
+      View* const views[] = {&p.x, &p.out};
+      collapse(views, 2);
+      device.run(p);
+      std::vector<double> want;
+      for (const double v : x.values()) want.push_back(silu(v));
+      expect_close("silu", out, want, 1e-6);
+    }
+}
+
+void check_binary(Op op, const Shape& a_shape, const Shape& b_shape, Layout layout) {
+  Array a = uniform(a_shape, -2, 2, layout), b = uniform(b_shape, -2, 2, layout);
+  Binary p(op);
+  p.a = a.view();
+  p.b = b.view();
+  p.validate();
+  Array out(p.out);
+  p.out = out.view();
+  const View shape = p.out;
+  View* const views[] = {&p.a, &p.b, &p.out};
+  collapse(views, 3);
+  device.run(p);
+  std::vector<double> want;
+  for (int64_t i = 0; i < shape.size(); i++) {
+    Shape index(shape.rank);
+    int64_t rest = i;
+    for (size_t k = shape.rank; k-- > 0; rest /= shape.shape[k]) index[k] = rest % shape.shape[k];
+    const auto of = [&](Array& x, const Shape& s) {
+      Shape at(index.end() - static_cast<std::ptrdiff_t>(s.size()), index.end());
+      for (size_t k = 0; k < s.size(); k++)
+        if (s[k] == 1) at[k] = 0;
+      return x.at(at);
+    };
+    const double x = of(a, a_shape), y = of(b, b_shape);
+    want.push_back(static_cast<float>(op == Op::add ? x + y : x * y));
+  }
+  expect_equal(op == Op::add ? "add" : "mul", out, want);
+}
+
+}  // namespace
+
+void check_elementwise() {
+  check_copies();
+  check_silu();
+  for (const Op op : {Op::add, Op::mul})
+    for (const Layout layout : layouts) {
+      check_binary(op, {5, 33}, {5, 33}, layout);
+      check_binary(op, {2, 3, 4, 5}, {3, 1, 5}, layout);
+      check_binary(op, {1}, {6, 7}, layout);
+      check_binary(op, {6, 1}, {1, 9}, layout);
+      check_binary(op, {1000, 1000}, {1000}, layout);
+    }
+}
+
+}  // namespace seqmix::test

@@ -1,0 +1,216 @@
+// softmax, argmax, topk, sample, rms_norm; embedding's good ids.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/problem/rows.h"
+#include "core/sample_math.h"
+#include "cuda/test/harness.h"
+
+namespace seqmix::test {
+
+namespace {
+
+const Layout row_layouts[] = {Layout::dense, Layout::odd};
+
+// A row's indices, best first.
+std::vector<int64_t> ranked(const Array& x, int64_t row, int64_t n) {
+  std::vector<int64_t> order(static_cast<size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+    return sampling::order_key(static_cast<float>(x.at({row, a}))) >
+           sampling::order_key(static_cast<float>(x.at({row, b})));
+  });
+  return order;
+}
+
+void check_softmax(int64_t rows, int64_t n, Layout layout) {
+  Array x = uniform({rows, n}, -20, 20, layout);
+  for (int64_t j = 0; j < n && rows > 1; j++) x.at({1, j}) = -INFINITY;
+  x.upload();
+  Softmax p;
+  p.x = x.view();
+  p.validate();
+  Array out(p.out);
+  p.out = out.view();
+  device.run(p);
+  std::vector<double> want;
+  for (int64_t i = 0; i < rows; i++) {
+    double most = -INFINITY, sum = 0;
+    for (int64_t j = 0; j < n; j++) most = std::max(most, x.at({i, j}));
+    for (int64_t j = 0; j < n; j++) sum += std::isinf(most) ? 0 : std::exp(x.at({i, j}) - most);
+    for (int64_t j = 0; j < n; j++) want.push_back(sum == 0 ? 0 : std::exp(x.at({i, j}) - most) / sum);
+  }
+  expect_close("softmax " + std::to_string(n), out, want, 1e-6);
+}
+
+// Values with many equals, infinities and, in the second row, a NaN.
+Array choices(int64_t rows, int64_t n, Layout layout) {
+  Array x = uniform({rows, n}, -5, 5, layout);
+  for (double& v : x.values()) v = std::round(v * 8) / 8;
+  for (int64_t j = 0; j < n; j++) x.at({0, j}) = j % 3 ? 1.5 : 0.0;
+  if (rows > 1) x.at({1, n / 2}) = NAN;
+  if (rows > 2) x.at({2, n - 1}) = INFINITY;
+  if (rows > 3)
+    for (int64_t j = 0; j < n; j++) x.at({3, j}) = -INFINITY;
+  x.upload();
+  return x;
+}
+
+void check_argmax(int64_t rows, int64_t n, Layout layout) {
+  Array x = choices(rows, n, layout);
+  ArgMax p;
+  p.x = x.view();
+  p.validate();
+  Array out(p.out);
+  p.out = out.view();
+  device.run(p);
+  std::vector<double> want;
+  for (int64_t i = 0; i < rows; i++) want.push_back(static_cast<double>(ranked(x, i, n)[0]));
+  expect_equal("argmax " + std::to_string(n), out, want);
+}
+
+void check_topk(int64_t rows, int64_t n, int64_t k, Layout layout) {
+  Array x = choices(rows, n, layout);
+  TopK p;
+  p.x = x.view();
+  p.k = k;
+  p.validate();
+  Array values(p.values), indices(p.indices);
+  p.values = values.view();
+  p.indices = indices.view();
+  device.run(p);
+  std::vector<double> want_values, want_indices;
+  for (int64_t i = 0; i < rows; i++) {
+    const std::vector<int64_t> order = ranked(x, i, n);
+    for (int64_t j = 0; j < k; j++) {
+      want_indices.push_back(static_cast<double>(order[static_cast<size_t>(j)]));
+      want_values.push_back(x.at({i, order[static_cast<size_t>(j)]}));
+    }
+  }
+  const std::string what = "topk " + std::to_string(k) + " of " + std::to_string(n);
+  expect_equal(what + ", indices", indices, want_indices);
+  expect_equal(what + ", values", values, want_values);
+}
+
+double draw(const Array& x, int64_t row, int64_t n, const Sample& p) {
+  const std::vector<int64_t> order = ranked(x, row, n);
+  const float most = static_cast<float>(x.at({row, order[0]}));
+  if (p.temperature == 0 || !std::isfinite(most)) return static_cast<double>(order[0]);
+  size_t kept = static_cast<size_t>(p.top_k > 0 ? std::min(p.top_k, n) : n);
+  const auto weight = [&](int64_t i) {
+    return sampling::weight_of(static_cast<float>(x.at({row, i})), most, p.temperature);
+  };
+  if (p.top_p < 1) {
+    uint64_t all = 0, sum = 0;
+    for (size_t i = 0; i < kept; i++) all += weight(order[i]);
+    const uint64_t wanted = sampling::nucleus(p.top_p, all);
+    size_t count = 0;
+    do sum += weight(order[count++]);
+    while (sum < wanted);
+    kept = count;
+  }
+  std::vector<int64_t> indices(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(kept));
+  std::sort(indices.begin(), indices.end());
+  uint64_t all = 0, sum = 0;
+  for (const int64_t i : indices) all += weight(i);
+  const uint64_t r = sampling::high_product(sampling::hash(p.seed, p.step, static_cast<uint64_t>(row)), all);
+  for (const int64_t i : indices)
+    if ((sum += weight(i)) > r) return static_cast<double>(i);
+  return -1;
+}
+
+void check_sample(int64_t rows, int64_t n, Layout layout) {
+  Array x = choices(rows, n, layout);
+  for (const double temperature : {0.0, 0.3, 1.0, 50.0})
+    for (const int64_t top_k : {int64_t{0}, int64_t{1}, n / 2, n + 3})
+      for (const double top_p : {0.0, 0.2, 0.9, 1.0}) {
+        Sample p;
+        p.logits = x.view();
+        p.temperature = temperature;
+        p.top_k = top_k;
+        p.top_p = top_p;
+        p.seed = 0x123456789abcdefull;
+        p.step = static_cast<uint64_t>(n + top_k);
+        p.validate();
+        Array out(p.out);
+        p.out = out.view();
+        device.run(p);
+        std::vector<double> want;
+        for (int64_t i = 0; i < rows; i++) want.push_back(draw(x, i, n, p));
+        expect_equal("sample of " + std::to_string(n) + ", T " + std::to_string(temperature) + ", topK " +
+                         std::to_string(top_k) + ", topP " + std::to_string(top_p),
+                     out, want);
+      }
+}
+
+void check_rms_norm(int64_t rows, int64_t n, Layout layout, bool weighted, bool residual) {
+  Array x = uniform({rows, n}, -2, 2, layout), r = uniform({rows, n}, -2, 2), w = uniform({n}, -1, 1, layout);
+  RmsNorm p;
+  p.x = x.view();
+  if (weighted) p.weight = w.view();
+  if (residual) p.residual = r.view();
+  p.validate();
+  Array out(p.out);
+  p.out = out.view();
+  Array sum;
+  if (residual) {
+    sum = Array(p.sum);
+    p.sum = sum.view();
+  }
+  device.run(p);
+  std::vector<double> want, sums;
+  for (int64_t i = 0; i < rows; i++) {
+    double squares = 0;
+    std::vector<double> row;
+    for (int64_t j = 0; j < n; j++) {
+      row.push_back(x.at({i, j}) + (residual ? r.at({i, j}) : 0));
+      squares += row.back() * row.back();
+    }
+    for (int64_t j = 0; j < n; j++) {
+      want.push_back(row[static_cast<size_t>(j)] / std::sqrt(squares / static_cast<double>(n) + p.eps) *
+                     (weighted ? w.at({j}) : 1));
+      sums.push_back(row[static_cast<size_t>(j)]);
+    }
+  }
+  expect_close("rms_norm " + std::to_string(n), out, want, 1e-6);
+  if (residual) expect_close("rms_norm, sum", sum, sums, 1e-7);
+}
+
+void check_embedding(int64_t n, Layout layout, DType type) {
+  Array table = uniform({11, n}, -1, 1, layout), ids = integers(type, {9}, 0, 10);
+  Embedding p;
+  p.ids = ids.view();
+  p.table = table.view();
+  p.validate();
+  Array out(p.out);
+  p.out = out.view();
+  device.run(p);
+  std::vector<double> want;
+  for (int64_t i = 0; i < 9; i++)
+    for (int64_t j = 0; j < n; j++) want.push_back(table.at({static_cast<int64_t>(ids.at({i})), j}));
+  expect_equal("embedding", out, want);
+}
+
+}  // namespace
+
+void check_rows() {
+  for (const Layout layout : row_layouts) {
+    for (const int64_t n : {1, 31, 128, 1000, 5003, 40000}) {
+      check_softmax(5, n, layout);
+      check_argmax(5, n, layout);
+      check_rms_norm(3, n, layout, true, true);
+      check_rms_norm(3, n, layout, false, false);
+      check_sample(5, n, layout);
+      for (const int64_t k : {int64_t{0}, int64_t{1}, std::min<int64_t>(n, 50), n}) check_topk(5, n, k, layout);
+    }
+    check_topk(2, 40000, 3000, layout);
+    check_rms_norm(500, 768, layout, true, true);
+    for (const DType type : {DType::int32, DType::int64}) {
+      check_embedding(7, layout, type);
+      check_embedding(64, layout, type);
+    }
+  }
+}
+
+}  // namespace seqmix::test
