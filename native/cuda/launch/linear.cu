@@ -6,7 +6,7 @@ namespace seqmix::cuda {
 
 namespace {
 
-constexpr int64_t kVectorRows = 8;  // up to here the weights' bytes are the cost, and a warp a feature reads them once
+constexpr int64_t kVectorRows = 8;   // up to here the weights' bytes are the cost, and a warp a feature reads them once
 constexpr int64_t kLeastPart = 256;  // of `in`, for a block
 constexpr int64_t kMostSplits = 16;
 
@@ -28,7 +28,7 @@ void launch_tiles(Context& c, LinearArgs& a, bool by_four) {
 template <int R>
 void launch_vector(Context& c, const LinearArgs& a, bool by_four) {
   const auto kernel = by_four ? vector_rows<R, 4> : vector_rows<R, 1>;
-  kernel<<<grid_for(c, ceil_div(a.features, 4), 32), 128, 0, c.stream>>>(a);
+  kernel<<<grid_for(c, ceil_div(a.features, kVectorThreads / 32), 32), kVectorThreads, 0, c.stream>>>(a);
 }
 
 }  // namespace

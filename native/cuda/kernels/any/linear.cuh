@@ -39,6 +39,7 @@ struct LinearArgs {
 
 constexpr int kDepth = 8;
 constexpr int kLinearThreads = 256;
+constexpr int kVectorThreads = 128;
 
 // A thread's share of a (SIDE × 8) piece of an operand on its way to shared memory: four elements of one row each.
 template <int SIDE, int V>
@@ -170,7 +171,7 @@ static __global__ void __launch_bounds__(256) add_parts(const __grid_constant__ 
 
 // R rows at a time, V elements an access.
 template <int R, int V>
-__global__ void __launch_bounds__(256) vector_rows(const __grid_constant__ LinearArgs p) {
+__global__ void __launch_bounds__(kVectorThreads) vector_rows(const __grid_constant__ LinearArgs p) {
   const int lane = threadIdx.x % 32;
   const int64_t warps = gridDim.x * int64_t{blockDim.x / 32};
   const float* x[R];

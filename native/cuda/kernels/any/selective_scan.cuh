@@ -65,6 +65,7 @@ struct ScanShape {
   static constexpr int per_thread = tokens * channels / kScanThreads;
   static constexpr int vector = R < 4 ? R : 4;  // states a lane reads at a time
   static constexpr int step = R < 16 ? 4 : 2;   // tokens a lane has in hand: enough independent work either way
+  static constexpr int blocks = S >= 4 && R >= 8 ? 3 : 4;  // a multiprocessor: what leaves the registers they need
 };
 
 template <int S, int R>
@@ -141,7 +142,7 @@ __device__ __forceinline__ int state_of(int lane, int r) {
 }
 
 template <int S, int R>
-__global__ void __launch_bounds__(kScanThreads, 4) selective_scan(const __grid_constant__ ScanArgs p) {
+__global__ void __launch_bounds__(kScanThreads, ScanShape<S, R>::blocks) selective_scan(const __grid_constant__ ScanArgs p) {
   using Shape = ScanShape<S, R>;
   constexpr int V = Shape::vector, T = Shape::tokens, kChannels = Shape::channels, kPitch = kChannels + 1, kStep = Shape::step;
   extern __shared__ __align__(16) float shared[];
