@@ -40,7 +40,8 @@ std::string why_none(cudaError_t error) {
   (void)cudaDriverGetVersion(&driver);
   const std::string needed = "cuda: expected an NVIDIA driver for CUDA " + version_text(kDriverNeeded) + " or later";
   if (driver == 0) return needed + ", got none: " + cuda::describe(error);
-  if (driver < kDriverNeeded) return needed + ", got one for CUDA " + version_text(driver) + ": " + cuda::describe(error);
+  if (driver < kDriverNeeded)
+    return needed + ", got one for CUDA " + version_text(driver) + ": " + cuda::describe(error);
   return "cuda: expected an NVIDIA GPU, got none: " + cuda::describe(error);
 }
 
@@ -126,8 +127,8 @@ uint64_t take_index_error(Queue* queue) { return queue->take_index_error(); }
 const char* last_kernel(Queue* queue) { return queue->last_kernel; }
 
 const Backend table = {
-    kBackendAbi, device_count, device_info, open,  close, destroy,          allocate,    release,
-    write,       read,         run,         idle,  take_index_error, last_kernel, nullptr,
+    kBackendAbi, device_count, device_info,      open,        close,   destroy, allocate, release, write, read,
+    run,         idle,         take_index_error, last_kernel, nullptr,
 };
 
 }  // namespace

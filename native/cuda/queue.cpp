@@ -50,11 +50,7 @@ int made_current(int device) {
 }  // namespace cuda
 
 Queue::Queue(int d)
-    : device(cuda::made_current(d)),
-      handles(d),
-      memory(d, handles.stream),
-      uploader(d, handles.stream),
-      reader(d) {}
+    : device(cuda::made_current(d)), handles(d), memory(d, handles.stream), uploader(d, handles.stream), reader(d) {}
 
 void Queue::enter() {
   cuda::expect_alive(device);
@@ -85,8 +81,7 @@ void Queue::read(void* to, const void* from, int64_t bytes, Done done, void* con
   enter();
   if (done) return reader.read(handles.stream, to, from, bytes, done, context, last_op);
   if (bytes)
-    cuda::check(device,
-                cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, handles.stream),
+    cuda::check(device, cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, handles.stream),
                 last_op);
   cuda::check(device, cudaStreamSynchronize(handles.stream), last_op);
 }

@@ -76,8 +76,8 @@ void launch_causal_conv1d(Context& c, const Problem& problem) {
     } else if (by_token) {
       const bool quads = quads_aligned(p.x) && quads_aligned(p.out);
       const int64_t items = a.b * a.d * ceil_div(a.L, kConvQuad);
-      (quads ? quads_kernels : tokens_kernels)[a.w]<<<grid_for(c, ceil_div(items, kThreads), kBlocks), kThreads, 0,
-                                                      c.stream>>>(a);
+      (quads ? quads_kernels
+             : tokens_kernels)[a.w]<<<grid_for(c, ceil_div(items, kThreads), kBlocks), kThreads, 0, c.stream>>>(a);
     } else {
       const int64_t items = a.b * a.d * ceil_div(a.L, kConvWalk);
       channels_kernels[a.w]<<<grid_for(c, ceil_div(items, kThreads), kBlocks), kThreads, 0, c.stream>>>(a);

@@ -5,6 +5,8 @@
 namespace seqmix::cuda {
 
 // One dense run of elements.
-inline bool is_dense_vector(const View& v) { return v.rank == 0 || (v.rank == 1 && (v.stride[0] == 1 || v.shape[0] == 1)); }
+inline bool is_dense_vector(const View& v) {
+  return v.rank == 0 || (v.rank == 1 && (v.stride[0] == 1 || v.shape[0] == 1));
+}
 
 }  // namespace seqmix::cuda

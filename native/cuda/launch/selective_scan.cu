@@ -25,7 +25,7 @@ constexpr Choice choice() {
 
 // By the states they hold, then by lanes.
 constexpr Choice choices[] = {
-    choice<1, 4>(),  choice<1, 8>(), choice<1, 16>(), choice<2, 8>(), choice<4, 4>(), choice<8, 2>(),
+    choice<1, 4>(),  choice<1, 8>(), choice<1, 16>(), choice<2, 8>(), choice<4, 4>(),  choice<8, 2>(),
     choice<2, 16>(), choice<8, 4>(), choice<4, 16>(), choice<8, 8>(), choice<8, 16>(),
 };
 constexpr int64_t kMostStates = 128;

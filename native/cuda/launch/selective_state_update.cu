@@ -85,8 +85,8 @@ void launch_selective_state_update(Context& c, const Problem& problem) {
   if (channels == 0) return;
   a.lanes = 1;
   while (a.lanes < 32 && a.lanes * 4 < a.n) a.lanes *= 2;
-  const bool quads = a.n % 4 == 0 && p.state.stride[3] == 1 && by_four(p.state) && by_four(p.A) && by_four(p.B) &&
-                     by_four(p.C);
+  const bool quads =
+      a.n % 4 == 0 && p.state.stride[3] == 1 && by_four(p.state) && by_four(p.A) && by_four(p.B) && by_four(p.C);
   const auto kernel = quads ? selective_state_update<4> : selective_state_update<1>;
   kernel<<<grid_for(c, ceil_div(channels * a.lanes, kThreads), 32), kThreads, 0, c.stream>>>(a);
 }

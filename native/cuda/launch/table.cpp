@@ -5,14 +5,22 @@ namespace seqmix::cuda {
 Launcher launcher_of(Op op) {
   // in the order of Op
   static constexpr Launcher launchers[kOps] = {
-      launch_copy,          launch_fill,
-      launch_silu,          launch_add,
-      launch_mul,           launch_softmax,
-      launch_argmax,        launch_topk,
-      launch_sample,        launch_embedding,
-      launch_linear,        launch_rms_norm,
-      launch_causal_conv1d, launch_causal_conv1d_update,
-      launch_selective_scan, launch_selective_state_update,
+      launch_copy,
+      launch_fill,
+      launch_silu,
+      launch_add,
+      launch_mul,
+      launch_softmax,
+      launch_argmax,
+      launch_topk,
+      launch_sample,
+      launch_embedding,
+      launch_linear,
+      launch_rms_norm,
+      launch_causal_conv1d,
+      launch_causal_conv1d_update,
+      launch_selective_scan,
+      launch_selective_state_update,
   };
   return launchers[static_cast<int>(op)];
 }

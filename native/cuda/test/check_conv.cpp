@@ -31,7 +31,9 @@ void check(int64_t b, int64_t d, int64_t L, int64_t w, Layout layout, bool extra
   std::vector<double> want, states;
   for (int64_t i = 0; i < b; i++)
     for (int64_t c = 0; c < d; c++) {
-      const auto input = [&](int64_t t) { return t >= 0 ? x.at({i, c, t}) : extras ? initial.at({i, c, t + w - 1}) : 0; };
+      const auto input = [&](int64_t t) {
+        return t >= 0 ? x.at({i, c, t}) : extras ? initial.at({i, c, t + w - 1}) : 0;
+      };
       int64_t begin = -w;
       for (int64_t t = 0; t < L; t++) {
         if (extras && t > 0 && seq.at({i, t}) != seq.at({i, t - 1})) begin = t;

@@ -15,7 +15,8 @@ void check_copies() {
     for (const DType to : types)
       for (const Layout a : layouts)
         for (const Layout b : layouts) {
-          Array src = integers(from, {3, 37, 45}, from == DType::boolean ? 0 : -100, from == DType::boolean ? 1 : 100, a);
+          Array src =
+              integers(from, {3, 37, 45}, from == DType::boolean ? 0 : -100, from == DType::boolean ? 1 : 100, a);
           Array dst(to, {3, 37, 45}, b);
           Copy p;
           p.src = src.view();

@@ -77,8 +77,8 @@ void check(const Case& k) {
         for (int64_t s = 0; s < n; s++) {
           double& state = h[static_cast<size_t>(s)];
           if (reset) state = 0;
-          state = std::exp(dt * A.at({c, s})) * state +
-                  dt * element(B, k.B, k.groups_B, i, c, d, s, t) * u.at({i, c, t});
+          state =
+              std::exp(dt * A.at({c, s})) * state + dt * element(B, k.B, k.groups_B, i, c, d, s, t) * u.at({i, c, t});
           y += state * element(C, k.C, k.groups_C, i, c, d, s, t);
         }
         if (k.extras) y = (y + D.at({c}) * u.at({i, c, t})) * silu(z.at({i, c, t}));

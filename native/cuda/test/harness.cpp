@@ -101,8 +101,7 @@ void store(unsigned char* to, DType t, double value) {
     const double fraction = std::frexp(std::fabs(value), &exponent);  // [1/2, 1)
     uint16_t bits = value < 0 ? 0x8000 : 0;
     if (value != 0)
-      bits = static_cast<uint16_t>(bits | (exponent + 14) << 10 |
-                                   (static_cast<int>(std::ldexp(fraction, 11)) & 1023));
+      bits = static_cast<uint16_t>(bits | (exponent + 14) << 10 | (static_cast<int>(std::ldexp(fraction, 11)) & 1023));
     std::memcpy(to, &bits, 2);
   }
 }
@@ -144,7 +143,8 @@ Array::Array(const View& described) : view_(described) {
 }
 
 Array::~Array() {
-  if (memory_) device.backend->release(device.queue, memory_, std::max<int64_t>(1, static_cast<int64_t>(bytes_.size())));
+  if (memory_)
+    device.backend->release(device.queue, memory_, std::max<int64_t>(1, static_cast<int64_t>(bytes_.size())));
 }
 
 Array::Array(Array&& other) noexcept { *this = std::move(other); }
@@ -232,7 +232,8 @@ void expect_close(const std::string& what, Array& got, const std::vector<double>
   }
   const double relative = size > 0 ? std::sqrt(error / size) : std::sqrt(error);
   const bool good = kinds && relative <= bound;
-  if (!good) std::printf("  %s: error %.3g, bound %.3g%s\n", what.c_str(), relative, bound, kinds ? "" : ", not finite");
+  if (!good)
+    std::printf("  %s: error %.3g, bound %.3g%s\n", what.c_str(), relative, bound, kinds ? "" : ", not finite");
   expect(what, good);
 }
 

@@ -13,8 +13,7 @@
 using namespace seqmix;
 
 int main(int argc, char** argv) {
-  const std::string beside =
-      (std::filesystem::canonical("/proc/self/exe").parent_path() / "seqmix_cuda.so").string();
+  const std::string beside = (std::filesystem::canonical("/proc/self/exe").parent_path() / "seqmix_cuda.so").string();
   const char* const path = beside.c_str();
   void* const library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!library) {

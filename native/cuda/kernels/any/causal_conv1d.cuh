@@ -194,7 +194,7 @@ static __global__ void __launch_bounds__(128) conv_update(const __grid_constant_
       float y = bias;
       for (int k = 0; k < p.w; k++) {
         const int64_t from = t - (p.w - 1) + k;
-        const float v = from >= 0    ? x[from * p.x_t]
+        const float v = from >= 0   ? x[from * p.x_t]
                         : p.seqlens ? state[ring(from) * p.state_t]
                                     : state[(p.length + from) * p.state_t];
         y = fmaf(weight[k * p.weight_k], v, y);

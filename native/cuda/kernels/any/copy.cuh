@@ -1,6 +1,7 @@
 // dst = src, converted, for views of one shape with any strides. An element a thread, its place found by division;
 // where source and target run densely along different dimensions (a transpose), through 32 × 32 tiles in shared memory
-// (padded by one, so that columns fall into different banks), so that both sides move whole rows. Floor: each byte once.
+// (padded by one, so that columns fall into different banks), so that both sides move whole rows. Floor: each byte
+// once.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -33,8 +33,7 @@ __global__ void __launch_bounds__(256) map_dense(int64_t n, float* out, const In
 }
 
 template <class F>
-__global__ void __launch_bounds__(256)
-    map_strided_1(const __grid_constant__ Nest<2> nest, float* out, const float* a) {
+__global__ void __launch_bounds__(256) map_strided_1(const __grid_constant__ Nest<2> nest, float* out, const float* a) {
   const int64_t step = gridDim.x * int64_t{blockDim.x};
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < nest.size; i += step) {
     int64_t at[2];

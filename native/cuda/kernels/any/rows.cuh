@@ -9,7 +9,8 @@
 
 namespace seqmix::cuda {
 
-// Three passes: the largest, the sum of exponentials, the quotients. Nothing but -inf gives 0; a NaN anywhere gives NaN.
+// Three passes: the largest, the sum of exponentials, the quotients. Nothing but -inf gives 0; a NaN anywhere gives
+// NaN.
 static __global__ void softmax_rows(int64_t rows, int64_t n, Rows x, float* out, int64_t out_stride) {
   __shared__ float shared[32];
   for (int64_t r = blockIdx.x; r < rows; r += gridDim.x) {

@@ -7,9 +7,9 @@
 //   delta (bias and softplus done), u, z: [T][channels + 1]: read along whichever of tokens and channels is dense in
 //     global memory, and walked along tokens; the padding keeps either way free of most bank conflicts
 //   B, C: [T][S R + 4], shared by the block's channels, or [channels][S R + 4] where they are constant in time
-// then walks it, two or four tokens at a time: y is summed over a lane's states in registers, over the S lanes by shuffles,
-// and takes delta's place; last, D u and the gate are added as the tile is written out along out's dense dimension.
-// States past n have A = B = C = 0; tokens past L have Δ = 0, which leaves the state alone.
+// then walks it, two or four tokens at a time: y is summed over a lane's states in registers, over the S lanes by
+// shuffles, and takes delta's place; last, D u and the gate are added as the tile is written out along out's dense
+// dimension. States past n have A = B = C = 0; tokens past L have Δ = 0, which leaves the state alone.
 //
 // S is 1 where there are enough channels to fill the chip, up to 8 where there are few. More than 128 states are done
 // 128 at a time, by one launch each, that add up their y in out.
@@ -142,9 +142,11 @@ __device__ __forceinline__ int state_of(int lane, int r) {
 }
 
 template <int S, int R>
-__global__ void __launch_bounds__(kScanThreads, ScanShape<S, R>::blocks) selective_scan(const __grid_constant__ ScanArgs p) {
+__global__ void __launch_bounds__(kScanThreads, ScanShape<S, R>::blocks)
+    selective_scan(const __grid_constant__ ScanArgs p) {
   using Shape = ScanShape<S, R>;
-  constexpr int V = Shape::vector, T = Shape::tokens, kChannels = Shape::channels, kPitch = kChannels + 1, kStep = Shape::step;
+  constexpr int V = Shape::vector, T = Shape::tokens, kChannels = Shape::channels, kPitch = kChannels + 1,
+                kStep = Shape::step;
   extern __shared__ __align__(16) float shared[];
   const bool constant = p.B.constant || p.C.constant;
   const int lines = constant && kChannels > T ? kChannels : T;
