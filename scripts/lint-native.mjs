@@ -14,7 +14,7 @@ if (spawnSync('cppcheck', ['--version']).status === 0) {
   const args = [
     '--std=c++20',
     '--language=c++',
-    '--enable=warning,performance,portability',
+    '--enable=warning,performance',
     '--inline-suppr',
     '--quiet',
   ]
