@@ -54,7 +54,7 @@ Array& Array::fill(const std::function<double()>& value) {
 }
 
 Array& Array::poison() {
-  std::memset(memory.data(), 0xff, memory.size());
+  if (!memory.empty()) std::memset(memory.data(), 0xff, memory.size());
   return *this;
 }
 
