@@ -1,5 +1,6 @@
 #include "test/cpu.h"
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 
@@ -54,7 +55,7 @@ Array& Array::fill(const std::function<double()>& value) {
 }
 
 Array& Array::poison() {
-  if (!memory.empty()) std::memset(memory.data(), 0xff, memory.size());
+  std::fill(memory.begin(), memory.end(), 0xff);
   return *this;
 }
 
@@ -110,7 +111,7 @@ void run_everywhere(const std::string& what, const Problem& problem, const std::
     for (const int threads : {1, 2, 3}) {
       for (Array* a : outputs) a->poison();
       for (size_t i = 0; i < changed.size(); i++)  // in place: the view's data pointer stays
-        std::memcpy(changed[i]->memory.data(), before[i].data(), before[i].size());
+        std::copy(before[i].begin(), before[i].end(), changed[i]->memory.begin());
       const Outcome outcome = run(*target, problem, threads);
       const std::string where = what + " on " + target->name;
       EXPECT(outcome.kernel.rfind("cpu." + std::string(target->name), 0) == 0, where + ": kernel " + outcome.kernel);
@@ -125,8 +126,7 @@ void run_everywhere(const std::string& what, const Problem& problem, const std::
       }
     }
   }
-  for (size_t i = 0; i < changed.size(); i++)
-    std::memcpy(changed[i]->memory.data(), before[i].data(), before[i].size());
+  for (size_t i = 0; i < changed.size(); i++) std::copy(before[i].begin(), before[i].end(), changed[i]->memory.begin());
 }
 
 void expect_close(const std::string& what, const Array& got, const std::vector<double>& want, double bound) {
