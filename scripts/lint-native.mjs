@@ -11,13 +11,7 @@ function run(command, args) {
 
 let ok = run(process.execPath, [path.join(root, 'scripts', 'clang-format.mjs'), '--check'])
 if (spawnSync('cppcheck', ['--version']).status === 0) {
-  const args = [
-    '--std=c++20',
-    '--language=c++',
-    '--enable=warning,performance',
-    '--inline-suppr',
-    '--quiet',
-  ]
+  const args = ['--std=c++20', '--language=c++', '--enable=warning,performance', '--inline-suppr', '--quiet']
   args.push(
     '--error-exitcode=1',
     '--suppressions-list=.cppcheck-suppressions',

@@ -19,7 +19,8 @@ const out = build(
 )
 const run = spawnSync(path.join(out, 'seqmix_native_tests'), process.argv.slice(2), {
   stdio: 'inherit',
-  env: { UBSAN_OPTIONS: 'print_stacktrace=1', ASAN_OPTIONS: 'detect_stack_use_after_return=1', ...process.env },
+  // On its fake stack (for use after return) GCC's AddressSanitizer aligns 64-byte vectors to 32 bytes: AVX-512 faults there.
+  env: { UBSAN_OPTIONS: 'print_stacktrace=1', ASAN_OPTIONS: 'detect_stack_use_after_return=0', ...process.env },
 })
 if (run.error) throw run.error
 if (run.signal) console.error(`the native tests ended by ${run.signal}`)
