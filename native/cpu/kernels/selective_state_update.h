@@ -18,15 +18,15 @@ SEQMIX_VERB float update_channel(const SelectiveStateUpdate& p, float* state, co
   int64_t j = 0;
   if (ss == 1 && sa == 1 && sb == 1 && sc == 1)
     for (; j + W <= n; j += W) {
-      const vf h = fma(decay(rate * (load(a + j) * set1(1.44269504f))), load(state + j), dx * load(b + j));
+      const vf h = Free::step(rate * (load(a + j) * set1(1.44269504f)), load(state + j), dx * load(b + j));
       store(state + j, h);
       y = fma(h, load(c + j), y);
     }
   for (; j < n; j += W) {
     const int64_t count = least(W, n - j);
     const vf rates = sa ? gather(a + j * sa, sa, count) : set1(*a);
-    const vf h = fma(decay(rate * (rates * set1(1.44269504f))), gather(state + j * ss, ss, count),
-                     dx * gather(b + j * sb, sb, count));
+    const vf h = Free::step(rate * (rates * set1(1.44269504f)), gather(state + j * ss, ss, count),
+                            dx * gather(b + j * sb, sb, count));
     scatter(state + j * ss, ss, h, count);
     y = fma(h, gather(c + j * sc, sc, count), y);
   }

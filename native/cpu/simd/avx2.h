@@ -39,6 +39,9 @@ SEQMIX_VERB vf scale(vf p, vf k) {
   return p * pow2(half) * pow2(k - half);
 }
 
+SEQMIX_VERB vf damping(vf t) { return max(set1(-126.0f), t); }
+SEQMIX_VERB vf damped(vf h, vf k) { return h * pow2(k); }
+
 SEQMIX_VERB float sum(vf v) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));

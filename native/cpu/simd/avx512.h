@@ -33,6 +33,9 @@ SEQMIX_VERB vf pow2(vf k) {
 }
 SEQMIX_VERB vf scale(vf p, vf k) { return _mm512_scalef_ps(p, k); }
 
+SEQMIX_VERB vf damping(vf t) { return t; }
+SEQMIX_VERB vf damped(vf h, vf k) { return scale(h, k); }
+
 SEQMIX_VERB float sum(vf v) {
   const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));

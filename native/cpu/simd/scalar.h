@@ -56,6 +56,10 @@ SEQMIX_VERB vf scale(vf p, vf k) {
   return p * pow2(half) * pow2(k - half);
 }
 
+// For k <= 0 as damping() leaves it: h 2^k. Below 2^-126 the factor stays there.
+SEQMIX_VERB vf damping(vf t) { return max(set1(-126.0f), t); }
+SEQMIX_VERB vf damped(vf h, vf k) { return h * pow2(k); }
+
 SEQMIX_VERB float sum(vf v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 SEQMIX_VERB float highest(vf v) {
   const float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
