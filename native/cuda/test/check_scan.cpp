@@ -112,10 +112,10 @@ void check_scans() {
     check({1, 200, 16, 700, Layout::swapped, Layout::swapped, Matrix::shared, Matrix::shared, 1, 1, extras});
     // Enough channels for each number of lanes, down to one.
     for (const int64_t d : {5000, 10000, 20000, 40000})
-      check({1, d, 16, 35, Layout::swapped, Layout::dense, Matrix::shared, Matrix::shared, 1, 1, extras});
-    check({1, 40000, 3, 35, Layout::dense, Layout::dense, Matrix::shared, Matrix::shared, 1, 1, extras});
-    check({1, 40000, 8, 35, Layout::dense, Layout::dense, Matrix::constant, Matrix::shared, 1, 1, extras});
-    check({2, 20000, 32, 35, Layout::dense, Layout::swapped, Matrix::shared, Matrix::constant, 1, 1, extras});
+      check({1, d, 16, 19, Layout::swapped, Layout::dense, Matrix::shared, Matrix::shared, 1, 1, extras});
+    check({1, 40000, 3, 19, Layout::dense, Layout::dense, Matrix::shared, Matrix::shared, 1, 1, extras});
+    check({1, 40000, 8, 19, Layout::dense, Layout::dense, Matrix::constant, Matrix::shared, 1, 1, extras});
+    check({2, 20000, 32, 19, Layout::dense, Layout::swapped, Matrix::shared, Matrix::constant, 1, 1, extras});
     check({3, 20000, 64, 9, Layout::dense, Layout::swapped, Matrix::shared, Matrix::shared, 1, 1, extras});
   }
   // Long, with slow decay: what a bias of the exponential would show in.
