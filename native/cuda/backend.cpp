@@ -7,6 +7,7 @@
 #include <new>
 #include <string>
 
+#include "cuda/ceilings.h"
 #include "cuda/error.h"
 #include "cuda/queue.h"
 
@@ -127,8 +128,8 @@ uint64_t take_index_error(Queue* queue) { return queue->take_index_error(); }
 const char* last_kernel(Queue* queue) { return queue->last_kernel; }
 
 const Backend table = {
-    kBackendAbi, device_count, device_info,      open,        close,   destroy, allocate, release, write, read,
-    run,         idle,         take_index_error, last_kernel, nullptr,
+    kBackendAbi, device_count, device_info,      open,        close,   destroy,       allocate, release, write, read,
+    run,         idle,         take_index_error, last_kernel, nullptr, cuda::ceiling,
 };
 
 }  // namespace
