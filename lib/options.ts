@@ -19,7 +19,10 @@ export function nearest(word: string, known: readonly string[]): string | undefi
   let best: string | undefined
   let least = Math.max(2, word.length / 2)
   for (const k of known) {
-    const d = distance(plain(word), plain(k))
+    const [a, b] = [plain(word), plain(k)]
+    // A shortened or lengthened word is near, however many letters that is: epsilon for eps.
+    const same = Math.min(a.length, b.length) > 2 && (a.startsWith(b) || b.startsWith(a))
+    const d = same ? Math.min(1, distance(a, b)) : distance(a, b)
     if (d < least) {
       best = k
       least = d

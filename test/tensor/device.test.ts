@@ -100,7 +100,7 @@ describe('SEQMIX_DEVICE', () => {
 describe('SEQMIX_CPU_TARGET', () => {
   test('forces an instruction set', () => {
     const out = inProcess(
-      { SEQMIX_CPU_TARGET: 'scalar' },
+      { SEQMIX_DEVICE: 'cpu', SEQMIX_CPU_TARGET: 'scalar' },
       `seqmix.add([1], [1], {}).dataSync?.(); console.log(seqmix.debug.lastKernel(device('cpu')), devices()[0].target)`,
     )
     expect(out).toMatch(/cpu\.scalar\.add\S* scalar/)
