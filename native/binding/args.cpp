@@ -80,7 +80,10 @@ void Call::present_as(const int64_t* shape, int rank) {
 }
 
 Napi::Value Call::run(Problem& problem) {
-  launch(device(), problem);
+  // With no element to write there is nothing to do; and the sizes beside a dimension of 0 may be too large to loop over.
+  bool any = false;
+  for (int i = 0; i < output_count_; i++) any = any || bytes_of(outputs_[i]->view) > 0;
+  if (any) launch(device(), problem);
   const Napi::Env env = info_.Env();
   if (output_count_ == 1) {
     Handle* const h = outputs_[0];

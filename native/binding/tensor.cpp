@@ -128,6 +128,7 @@ void launch_copy(DeviceState& device, const View& from, const View& to) {
   copy.src = from;
   copy.dst = to;
   copy.validate();
+  if (bytes_of(to) == 0) return;
   View* const both[] = {&copy.dst, &copy.src};
   collapse(both, 2);
   launch(device, copy);

@@ -12,6 +12,9 @@ const char* name_of(DType t) {
 }
 
 namespace {
+// A view without elements may have other dimensions of any size, whose products overflow: it is looked for first.
+bool has_no_elements(const View& v, int count) { return std::find(v.shape, v.shape + count, 0) != v.shape + count; }
+
 void dense_strides(View& v) {
   uint64_t step = 1;  // unsigned: it may wrap where another dimension is 0, and is not used there
   for (int i = v.rank - 1; i >= 0; i--) {
@@ -54,7 +57,8 @@ View dense_like(const View& like, DType dtype) {
 int64_t bytes_of(const View& v) {
   int64_t n = size_of(v.dtype);
   for (int i = 0; i < v.rank; i++)
-    if (v.shape[i] == 0) return 0;
+    if (v.shape[i] < 0) throw Error(Code::shape, "shape: expected sizes from 0 on, got " + shape_text(v));
+  if (has_no_elements(v, v.rank)) return 0;
   for (int i = 0; i < v.rank; i++)
     if (__builtin_mul_overflow(n, v.shape[i], &n))
       throw Error(Code::shape, "shape: expected fewer than 2^63 bytes in all, got " + shape_text(v));
@@ -62,9 +66,9 @@ int64_t bytes_of(const View& v) {
 }
 
 bool is_contiguous(const View& v) {
+  if (has_no_elements(v, v.rank)) return true;
   int64_t step = 1;
   for (int i = v.rank - 1; i >= 0; i--) {
-    if (v.shape[i] == 0) return true;
     if (v.shape[i] != 1 && v.stride[i] != step) return false;
     step *= v.shape[i];
   }
@@ -72,24 +76,27 @@ bool is_contiguous(const View& v) {
 }
 
 namespace {
+// Sizes that do not matter, beside a dimension of 0, may be too large to multiply.
+int64_t product(int64_t a, int64_t b) { return static_cast<int64_t>(static_cast<uint64_t>(a) * static_cast<uint64_t>(b)); }
+
 // The leading `count` dimensions of v as one: its size and stride.
 bool merge(const View& v, int count, int64_t* size, int64_t* stride) {
   int64_t n = 1, step = 0;
   bool first = true;
+  if (has_no_elements(v, count)) {
+    *size = 0;
+    *stride = 0;
+    return true;
+  }
   for (int i = count - 1; i >= 0; i--) {
-    if (v.shape[i] == 0) {
-      *size = 0;
-      *stride = 0;
-      return true;
-    }
     if (v.shape[i] == 1) continue;
     if (first) {
       step = v.stride[i];
       first = false;
-    } else if (v.stride[i] != step * n) {
+    } else if (v.stride[i] != product(step, n)) {
       return false;
     }
-    n *= v.shape[i];
+    n = product(n, v.shape[i]);
   }
   *size = n;
   *stride = step;
@@ -178,6 +185,14 @@ View broadcast_to(const View& v, const int64_t* shape, int rank) {
 
 void collapse(View* const* views, int count) {
   const View first = *views[0];
+  if (has_no_elements(first, first.rank)) {
+    for (int v = 0; v < count; v++) {
+      views[v]->rank = 1;
+      views[v]->shape[0] = 0;
+      views[v]->stride[0] = 1;
+    }
+    return;
+  }
   int kept = 0;  // dimensions of the result so far, outermost first
   int64_t shape[kMaxRank];
   int64_t stride[4][kMaxRank];

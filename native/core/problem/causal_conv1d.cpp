@@ -33,7 +33,7 @@ void CausalConv1d::validate() {
   }
   out = dense_like(x, x.dtype);
   if (return_final_states) final_states = dense(x.dtype, {b, d, w - 1});
-  work = 1.0 * b * d * L * (2 * w + 16);
+  work = 1.0 * b * d * L * (2.0 * w + 16);
 }
 
 void CausalConv1dUpdate::validate() {

@@ -63,7 +63,7 @@ void SelectiveScan::validate() {
   }
   out = dense_like(u, u.dtype);
   if (return_last_state) last_state = dense(DType::float32, {b, d, n});
-  work = 1.0 * b * d * L * (6 * n + 20);
+  work = 1.0 * b * d * L * (6.0 * n + 20);
 }
 
 }  // namespace seqmix

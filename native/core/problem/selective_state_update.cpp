@@ -111,7 +111,7 @@ void SelectiveStateUpdate::validate() {
   out_shape[0] = b;
   out_shape[1] = h;
   out_shape[2] = p;
-  work = 1.0 * b * h * p * (8 * n + 20);
+  work = 1.0 * b * h * p * (8.0 * n + 20);
 }
 
 }  // namespace seqmix
