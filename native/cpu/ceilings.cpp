@@ -41,7 +41,7 @@ double best(int64_t pieces, double units, F body) {
   double least = 0, total = 0;
   for (int n = 0; n < kLeast || total < kSeconds; n++) {
     const auto from = Clock::now();
-    pool_run(pieces, call, &body, &cancelled);
+    pool_run(pieces, pool_threads(), call, &body, &cancelled);
     const double s = std::chrono::duration<double>(Clock::now() - from).count();
     total += s;
     if (n == 0) continue;  // threads were started, clocks were low

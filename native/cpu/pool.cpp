@@ -39,6 +39,7 @@ struct Pool {
   std::atomic<uint64_t> generation{0};  // counts jobs; odd while one is open
   std::atomic<int> busy{0};             // workers inside the open job
   std::atomic<int> wanted{0};           // threads to use, the caller included
+  std::atomic<int> threads{0};          // of the open job
   int started = 0;                      // workers that exist
 
   Pool() { wanted = hardware_threads(); }
@@ -48,7 +49,7 @@ struct Pool {
     for (;;) {
       const auto open = [&] {
         const uint64_t g = generation.load(std::memory_order_acquire);
-        return g > seen && (g & 1) && thread < wanted;
+        return g > seen && (g & 1) && thread < threads.load(std::memory_order_relaxed);
       };
       for (int i = 0; i < kSpins && !open(); i++) spin_pause();
       {
@@ -62,21 +63,20 @@ struct Pool {
     }
   }
 
-  void run(int64_t count, Body body, void* argument, const std::atomic<bool>* cancelled) {
+  void run(int64_t count, int most, Body body, void* argument, const std::atomic<bool>* cancelled) {
     std::lock_guard mine(one_job);
     {
       std::lock_guard lock(mutex);
-      while (started < wanted - 1) {
-        started++;
-        try {
-          std::thread([this, thread = started] { worker(thread); }).detach();
-        } catch (const std::exception&) {  // the system gives no more threads: go on with those there are
-          wanted = started;
-          started--;
+      try {
+        while (started < most - 1) {
+          std::thread([this, thread = started + 1] { worker(thread); }).detach();
+          started++;
         }
+      } catch (const std::exception&) {  // the system gives no more threads: go on with those there are
       }
       job.next.store(0, std::memory_order_relaxed);
       job.count = count;
+      threads.store(most, std::memory_order_relaxed);
       job.body = body;
       job.argument = argument;
       job.cancelled = cancelled;
@@ -88,7 +88,14 @@ struct Pool {
       std::lock_guard lock(mutex);
       generation.fetch_add(1, std::memory_order_release);  // closed: nobody joins any more
     }
-    while (busy.load(std::memory_order_acquire) > 0) spin_pause();
+    // Most end at about the same time; but with more threads than processors one may have to be let run first.
+    for (int i = 0; busy.load(std::memory_order_acquire) > 0; i++) {
+      if (i < kSpins) {
+        spin_pause();
+      } else {
+        std::this_thread::yield();
+      }
+    }
   }
 };
 
@@ -110,13 +117,13 @@ int pool_threads() { return pool().wanted; }
 
 void pool_set_threads(int n) { pool().wanted = n; }
 
-void pool_run(int64_t count, Body body, void* argument, const std::atomic<bool>* cancelled) {
+void pool_run(int64_t count, int threads, Body body, void* argument, const std::atomic<bool>* cancelled) {
   if (count <= 0) return;
-  if (count == 1 || pool_threads() == 1) {
+  if (count == 1 || threads == 1) {
     for (int64_t i = 0; i < count && !cancelled->load(); i++) body(argument, i, 0);
     return;
   }
-  pool().run(count, body, argument, cancelled);
+  pool().run(count, threads, body, argument, cancelled);
 }
 
 }  // namespace seqmix::cpu

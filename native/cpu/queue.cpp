@@ -10,6 +10,10 @@
 #include <thread>
 #include <vector>
 
+#include "core/problem/causal_conv1d.h"
+#include "core/problem/rows.h"
+#include "core/problem/selective_scan.h"
+#include "core/problem/selective_state_update.h"
 #include "cpu/context.h"
 #include "cpu/dispatch.h"
 #include "cpu/memory.h"
@@ -25,6 +29,9 @@ constexpr double kInlineWork = 32768;
 // Items that may wait; one more blocks the caller until there is room.
 constexpr uint64_t kSlots = 512;
 constexpr size_t kLargestProblem = 2560;
+static_assert(sizeof(SelectiveScan) <= kLargestProblem && sizeof(SelectiveStateUpdate) <= kLargestProblem);
+static_assert(sizeof(CausalConv1d) <= kLargestProblem && sizeof(CausalConv1dUpdate) <= kLargestProblem);
+static_assert(sizeof(Linear) <= kLargestProblem && sizeof(Sample) <= kLargestProblem);
 constexpr int kSpins = 4000;
 
 struct Item {
@@ -54,7 +61,7 @@ struct Queue {
   std::thread executor;
 
   Status failure;            // of an op that could not run; the next read takes it
-  uint64_t index_error = 0;  // written by the executor or in place, read when idle or after a wait
+  uint64_t index_error = 0;  // atomic in all that touches it: kernels set it while the caller may be taking it
   uint64_t sequence = 0;
   std::atomic<const char*> last_kernel{""};
   std::vector<Scratch> scratch;  // of the problem that runs
@@ -69,7 +76,7 @@ struct RunContext : Context {
 };
 
 void run_parallel(Context* c, int64_t count, Body body, void* argument) {
-  pool_run(count, body, argument, &static_cast<RunContext*>(c)->queue->closed);
+  pool_run(count, c->threads, body, argument, &static_cast<RunContext*>(c)->queue->closed);
 }
 
 void run_serially(Context*, int64_t count, Body body, void* argument) {
@@ -191,7 +198,8 @@ void queue_close(Queue* q) {
 
 void queue_destroy(Queue* q) { delete q; }
 
-bool queue_idle(Queue* q) { return q->head.load(std::memory_order_acquire) == q->tail.load(std::memory_order_relaxed); }
+// Sequentially consistent, since a caller that waits says so first and looks second, and the executor the other way round.
+bool queue_idle(Queue* q) { return q->head.load() == q->tail.load(std::memory_order_relaxed); }
 
 void queue_release(Queue* q, void* memory, int64_t bytes) {
   if (q->closed || queue_idle(q)) return release_memory(memory, bytes);
@@ -225,9 +233,7 @@ void queue_run(Queue* q, const Problem* p) {
 }
 
 uint64_t queue_take_index_error(Queue* q) {
-  const uint64_t word = q->index_error;
-  q->index_error = 0;
-  return word;
+  return __atomic_exchange_n(&q->index_error, uint64_t{0}, __ATOMIC_ACQ_REL);
 }
 
 const char* queue_last_kernel(Queue* q) { return q->last_kernel.load(std::memory_order_relaxed); }
