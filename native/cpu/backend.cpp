@@ -1,8 +1,6 @@
 // The CPU behind the table of backend.h.
 #include "backend.h"
 
-#include <unistd.h>
-
 #include <cstdlib>
 #include <fstream>
 #include <string>
@@ -10,6 +8,7 @@
 
 #include "cpu/ceilings.h"
 #include "cpu/dispatch.h"
+#include "cpu/memory.h"
 #include "cpu/memory.h"
 #include "cpu/pool.h"
 #include "cpu/queue.h"
@@ -36,7 +35,7 @@ void device_info(int, DeviceInfo* info, Status*) {
     }
   std::snprintf(info->name, sizeof info->name, "%s", name.c_str());
   std::snprintf(info->target, sizeof info->target, "%s", cpu::target().name);
-  info->memory_bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+  info->memory_bytes = cpu::machine_memory();
   info->threads = cpu::pool_threads();
 }
 

@@ -1,5 +1,7 @@
 #include "cpu/memory.h"
 
+#include <unistd.h>
+
 #include <bit>
 #include <cstdlib>
 #include <mutex>
@@ -79,8 +81,14 @@ Cache& cache() {
 
 }  // namespace
 
+int64_t machine_memory() {
+  static const int64_t bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+  return bytes;
+}
+
 void* allocate_memory(int64_t bytes) {
-  if (bytes > INT64_MAX / 2) return nullptr;
+  // The system may promise more than the machine has, and end the process when that is used.
+  if (bytes > machine_memory()) return nullptr;
   const uint64_t size = rounded(bytes);
   if (!kCaching || size < kSmall) return std::aligned_alloc(64, (static_cast<uint64_t>(bytes) + 63) / 64 * 64);
   if (void* const memory = cache().take(size)) return memory;

@@ -8,6 +8,7 @@ namespace seqmix::cpu {
 
 // 64-byte aligned, or null when the system has none. release() wants the same number of bytes. Any thread.
 void* allocate_memory(int64_t bytes);
+int64_t machine_memory();  // bytes in all; no block can be larger
 void release_memory(void* memory, int64_t bytes);
 
 }  // namespace seqmix::cpu

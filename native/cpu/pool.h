@@ -9,8 +9,8 @@ namespace seqmix::cpu {
 using Body = void (*)(void* argument, int64_t i, int thread);
 
 // Calls body for each i in [0, count), with thread < threads, and returns when all are done. `threads` is the caller's,
-// who has made room for so many, and not the number set now: another thread may set it at any time. `cancelled`, when it
-// becomes true, stops the handing out.
+// who has made room for so many, and not the number set now: another thread may set it at any time. `cancelled`, when
+// it becomes true, stops the handing out.
 void pool_run(int64_t count, int threads, Body body, void* argument, const std::atomic<bool>* cancelled);
 
 int pool_threads();            // how many take part, the caller included

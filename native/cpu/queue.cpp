@@ -198,7 +198,8 @@ void queue_close(Queue* q) {
 
 void queue_destroy(Queue* q) { delete q; }
 
-// Sequentially consistent, since a caller that waits says so first and looks second, and the executor the other way round.
+// Sequentially consistent, since a caller that waits says so first and looks second, and the executor the other way
+// round.
 bool queue_idle(Queue* q) { return q->head.load() == q->tail.load(std::memory_order_relaxed); }
 
 void queue_release(Queue* q, void* memory, int64_t bytes) {

@@ -83,7 +83,7 @@ Outcome run(const cpu::Target& target, const Problem& problem, int threads) {
   Outcome outcome;
   TestContext c;
   c.parallel = [](cpu::Context* context, int64_t count, cpu::Body body, void* argument) {
-    cpu::pool_run(count, body, argument, &static_cast<TestContext*>(context)->cancelled);
+    cpu::pool_run(count, context->threads, body, argument, &static_cast<TestContext*>(context)->cancelled);
   };
   c.scratch = [](cpu::Context* context, int64_t bytes) {
     // the size to the byte, at the end of an aligned block
@@ -92,7 +92,6 @@ Outcome run(const cpu::Target& target, const Problem& problem, int threads) {
     static_cast<TestContext*>(context)->blocks.emplace_back(p, std::free);
     return p;
   };
-  cpu::pool_set_threads(threads);
   c.threads = threads;
   c.index_error = &outcome.index_error;
   c.kernel = "";
