@@ -105,7 +105,8 @@ int other_shape(const View& v, int64_t* shape) {
     std::vector<int64_t> divisors;
     for (int64_t d = 1; d <= std::max<int64_t>(left, 1); d++)
       if (left % d == 0) divisors.push_back(d);
-    shape[i] = left == 0 ? pick(0, 3) : divisors[static_cast<size_t>(pick(0, static_cast<int64_t>(divisors.size()) - 1))];
+    shape[i] =
+        left == 0 ? pick(0, 3) : divisors[static_cast<size_t>(pick(0, static_cast<int64_t>(divisors.size()) - 1))];
     if (left > 0) left /= shape[i];
   }
   shape[rank - 1] = left;

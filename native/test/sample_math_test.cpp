@@ -12,6 +12,8 @@ namespace {
 
 using namespace seqmix::sampling;
 
+__extension__ using Wide = unsigned __int128;
+
 constexpr double kOne = 1099511627776.0;  // 2^40
 
 TEST(sample_weight_is_exp_to_its_last_bit_or_two) {
@@ -52,8 +54,9 @@ TEST(sample_weight_never_falls_as_the_logit_rises) {
 TEST(sample_high_product_is_exact) {
   std::mt19937_64 g(2);
   for (int i = 0; i < 200000; i++) {
-    const uint64_t a = i < 4 ? (i & 1 ? ~uint64_t{0} : 0) : g() >> (g() % 64), b = i < 4 ? (i & 2 ? ~uint64_t{0} : 1) : g() >> (g() % 64);
-    const uint64_t want = static_cast<uint64_t>(static_cast<unsigned __int128>(a) * b >> 64);
+    const uint64_t a = i < 4 ? (i & 1 ? ~uint64_t{0} : 0) : g() >> (g() % 64),
+                   b = i < 4 ? (i & 2 ? ~uint64_t{0} : 1) : g() >> (g() % 64);
+    const uint64_t want = static_cast<uint64_t>(static_cast<Wide>(a) * b >> 64);
     EXPECT(high_product(a, b) == want, std::to_string(a) + " * " + std::to_string(b));
   }
 }
@@ -64,7 +67,7 @@ TEST(sample_nucleus_is_exact) {
   for (int i = 0; i < 100000; i++) {
     const double p = i == 0 ? 0 : i == 1 ? 1 : draw(g);
     const uint64_t sum = g() >> (2 + g() % 60);
-    const unsigned __int128 scaled = static_cast<unsigned __int128>(static_cast<uint64_t>(p * 4294967296.0)) * sum;
+    const Wide scaled = static_cast<Wide>(static_cast<uint64_t>(p * 4294967296.0)) * sum;
     const uint64_t want = static_cast<uint64_t>((scaled + 0xffffffffu) >> 32);
     EXPECT(nucleus(p, sum) == want, std::to_string(p) + " of " + std::to_string(sum));
     EXPECT(nucleus(p, sum) <= sum, "no more than there is");
@@ -77,8 +80,10 @@ TEST(sample_hash_spreads) {
   int bits[64] = {}, equal = 0;
   const int n = 20000;
   for (int i = 0; i < n; i++) {
-    const uint64_t h = hash(static_cast<uint64_t>(i % 20), static_cast<uint64_t>(i / 20 % 50), static_cast<uint64_t>(i / 1000));
-    const uint64_t next = hash(static_cast<uint64_t>(i % 20), static_cast<uint64_t>(i / 20 % 50) + 1, static_cast<uint64_t>(i / 1000));
+    const uint64_t h =
+        hash(static_cast<uint64_t>(i % 20), static_cast<uint64_t>(i / 20 % 50), static_cast<uint64_t>(i / 1000));
+    const uint64_t next =
+        hash(static_cast<uint64_t>(i % 20), static_cast<uint64_t>(i / 20 % 50) + 1, static_cast<uint64_t>(i / 1000));
     for (int b = 0; b < 64; b++) bits[b] += static_cast<int>(h >> b & 1);
     equal += __builtin_popcountll(~(h ^ next));
   }

@@ -1,5 +1,5 @@
-// Every problem's validate(): it accepts the documented shapes, and refuses each operand with another shape or dtype in one
-// grammar, naming the operand: what, expected, got.
+// Every problem's validate(): it accepts the documented shapes, and refuses each operand with another shape or dtype in
+// one grammar, naming the operand: what, expected, got.
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -56,13 +56,15 @@ void check_operands(const std::string& op, const std::function<P()>& make,
       };
     };
     // Sizes with no factor in common with anything: no operand may have any of these shapes.
-    const std::vector<std::vector<int64_t>> shapes = {{}, {997}, {991, 997}, {2, 991, 997}, {983, 991, 997, 2}, {2, 3, 4, 5, 6, 7}};
+    const std::vector<std::vector<int64_t>> shapes = {
+        {}, {997}, {991, 997}, {2, 991, 997}, {983, 991, 997, 2}, {2, 3, 4, 5, 6, 7}};
     for (const std::vector<int64_t>& shape : shapes) {
       const auto body = with([&](View& v) { v = dense(v.dtype, shape.data(), static_cast<int>(shape.size())); });
       // The shape of the first operand is the measure of the others, so the message may name another.
       expect_refused(body, "", Code::shape, when + " " + shape_text(shape.data(), static_cast<int>(shape.size())));
     }
-    for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16, DType::int32, DType::int64, DType::boolean}) {
+    for (const DType dtype :
+         {DType::float32, DType::float16, DType::bfloat16, DType::int32, DType::int64, DType::boolean}) {
       P p = make();
       const DType right = (p.*member).dtype;
       if (dtype == right || (op == "embedding" && right == DType::int32 && dtype == DType::int64)) continue;
@@ -92,11 +94,20 @@ SelectiveScan scan() {
 TEST(validate_selective_scan) {
   using P = SelectiveScan;
   check_operands<P>("selectiveScan", scan,
-                    {{"u", &P::u}, {"delta", &P::delta}, {"A", &P::A}, {"B", &P::B}, {"C", &P::C}, {"D", &P::D}, {"z", &P::z},
-                     {"deltaBias", &P::delta_bias}, {"initialState", &P::initial_state}, {"seqIdx", &P::seq_idx}});
+                    {{"u", &P::u},
+                     {"delta", &P::delta},
+                     {"A", &P::A},
+                     {"B", &P::B},
+                     {"C", &P::C},
+                     {"D", &P::D},
+                     {"z", &P::z},
+                     {"deltaBias", &P::delta_bias},
+                     {"initialState", &P::initial_state},
+                     {"seqIdx", &P::seq_idx}});
   P p = scan();
   p.validate();
-  EXPECT(same_shape(p.out, p.u) && p.last_state.present && p.B.rank == 4 && p.C.rank == 4 && p.C.shape[1] == 1, "outputs");
+  EXPECT(same_shape(p.out, p.u) && p.last_state.present && p.B.rank == 4 && p.C.rank == 4 && p.C.shape[1] == 1,
+         "outputs");
   P groups = scan();
   groups.B = floats({2, 4, 4, 5});
   expect_refused([&] { groups.validate(); }, "B", Code::shape, "groups that do not divide d");
@@ -136,9 +147,16 @@ SelectiveStateUpdate update_of_heads() {
 
 TEST(validate_selective_state_update) {
   using P = SelectiveStateUpdate;
-  const std::vector<std::pair<const char*, View P::*>> operands = {
-      {"state", &P::state}, {"x", &P::x}, {"dt", &P::dt}, {"A", &P::A}, {"B", &P::B}, {"C", &P::C}, {"D", &P::D},
-      {"z", &P::z}, {"dtBias", &P::dt_bias}, {"stateIndices", &P::state_indices}};
+  const std::vector<std::pair<const char*, View P::*>> operands = {{"state", &P::state},
+                                                                   {"x", &P::x},
+                                                                   {"dt", &P::dt},
+                                                                   {"A", &P::A},
+                                                                   {"B", &P::B},
+                                                                   {"C", &P::C},
+                                                                   {"D", &P::D},
+                                                                   {"z", &P::z},
+                                                                   {"dtBias", &P::dt_bias},
+                                                                   {"stateIndices", &P::state_indices}};
   check_operands<P>("selectiveStateUpdate", update, operands);
   check_operands<P>("selectiveStateUpdate of heads", update_of_heads, operands);
   P p = update_of_heads();
@@ -176,12 +194,19 @@ CausalConv1dUpdate conv_update() {
 TEST(validate_causal_conv1d) {
   using P = CausalConv1d;
   check_operands<P>("causalConv1d", conv,
-                    {{"x", &P::x}, {"weight", &P::weight}, {"bias", &P::bias}, {"initialStates", &P::initial_states},
+                    {{"x", &P::x},
+                     {"weight", &P::weight},
+                     {"bias", &P::bias},
+                     {"initialStates", &P::initial_states},
                      {"seqIdx", &P::seq_idx}});
   using U = CausalConv1dUpdate;
   check_operands<U>("causalConv1dUpdate", conv_update,
-                    {{"x", &U::x}, {"convState", &U::conv_state}, {"weight", &U::weight}, {"bias", &U::bias},
-                     {"cacheSeqlens", &U::cache_seqlens}, {"stateIndices", &U::state_indices}});
+                    {{"x", &U::x},
+                     {"convState", &U::conv_state},
+                     {"weight", &U::weight},
+                     {"bias", &U::bias},
+                     {"cacheSeqlens", &U::cache_seqlens},
+                     {"stateIndices", &U::state_indices}});
   U narrow = conv_update();
   narrow.conv_state = floats({7, 6, 2});
   expect_refused([&] { narrow.validate(); }, "convState", Code::shape, "a state shorter than w - 1");
@@ -199,15 +224,17 @@ TEST(validate_rows) {
     p.residual = floats({2, 3, 5});
     return p;
   };
-  check_operands<Linear>("linear", linear,
-                         {{"x", &Linear::x}, {"weight", &Linear::weight}, {"bias", &Linear::bias}, {"residual", &Linear::residual}});
+  check_operands<Linear>(
+      "linear", linear,
+      {{"x", &Linear::x}, {"weight", &Linear::weight}, {"bias", &Linear::bias}, {"residual", &Linear::residual}});
   const auto norm = [] {
     RmsNorm p;
     p.x = p.residual = floats({2, 3, 4});
     p.weight = floats({4});
     return p;
   };
-  check_operands<RmsNorm>("rmsNorm", norm, {{"x", &RmsNorm::x}, {"weight", &RmsNorm::weight}, {"residual", &RmsNorm::residual}});
+  check_operands<RmsNorm>("rmsNorm", norm,
+                          {{"x", &RmsNorm::x}, {"weight", &RmsNorm::weight}, {"residual", &RmsNorm::residual}});
   for (const float eps : {-1.0f, std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     RmsNorm p = norm();
     p.eps = eps;
