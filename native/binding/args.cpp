@@ -1,5 +1,7 @@
 #include "binding/args.h"
 
+#include <algorithm>
+
 #include "core/layout.h"
 
 namespace seqmix::binding {
@@ -23,6 +25,7 @@ View Call::tensor(size_t i, const char* name) {
     throw Error(Code::device, std::string(name) + ": expected a tensor on " + device_->name + " as " + device_from_ +
                                   " is, got one on " + h.device->name);
   }
+  storages_[storage_count_++] = h.storage;
   return h.at();
 }
 
@@ -33,9 +36,13 @@ View Call::optional(size_t i, const char* name) {
 }
 
 View Call::in_place(size_t i, const char* name) {
-  tensor(i, name);
   Handle& h = unwrap(info_[i], name);
-  own_memory(h);
+  const bool others = std::count(storages_, storages_ + storage_count_, h.storage) > 1;
+  if (others) {
+    copies_[copy_count_++] = h.storage->buffer;
+    h.storage->buffer->references++;
+  }
+  own_memory(h, others);
   return h.at();
 }
 
@@ -80,7 +87,8 @@ void Call::present_as(const int64_t* shape, int rank) {
 }
 
 Napi::Value Call::run(Problem& problem) {
-  // With no element to write there is nothing to do; and the sizes beside a dimension of 0 may be too large to loop over.
+  // With no element to write there is nothing to do; and the sizes beside a dimension of 0 may be too large to loop
+  // over.
   bool any = false;
   for (int i = 0; i < output_count_; i++) any = any || bytes_of(outputs_[i]->view) > 0;
   if (any) launch(device(), problem);

@@ -19,7 +19,9 @@ class Call {
 
   View tensor(size_t i, const char* name);
   View optional(size_t i, const char* name);  // absent when undefined or null
-  View in_place(size_t i, const char* name);  // its memory is the tensor's own afterwards
+  // Its memory is the tensor's own afterwards. Views of other arguments that share it, got before, stay on the old one,
+  // which lives until the op has run: the op sees them as they were.
+  View in_place(size_t i, const char* name);
   double number(size_t i) const { return info_[i].As<Napi::Number>().DoubleValue(); }
   int64_t whole(size_t i) const { return info_[i].As<Napi::Number>().Int64Value(); }
   bool flag(size_t i) const { return info_[i].As<Napi::Boolean>(); }
@@ -45,6 +47,8 @@ class Call {
   const Napi::CallbackInfo& info_;
   DeviceState* device_ = nullptr;
   const char* device_from_ = "";
+  const Storage* storages_[12] = {};  // of its tensors
+  int storage_count_ = 0;
   Handle* outputs_[4] = {};
   int output_count_ = 0;
   Buffer* copies_[8] = {};

@@ -46,29 +46,44 @@ void free_array(napi_env, void* data, void*) { std::free(data); }
 
 }  // namespace
 
-napi_value array_of(Napi::Env env, Buffer& buffer, int64_t offset, int64_t bytes) {
-  const char* const from = static_cast<const char*>(buffer.data) + offset;
+namespace {
+napi_value copied_array(Napi::Env env, const void* from, int64_t bytes) {
   napi_value value;
-  if (bytes <= kCopied) {
-    void* to = nullptr;
-    if (napi_create_arraybuffer(env, static_cast<size_t>(bytes), &to, &value) != napi_ok) throw Napi::Error::New(env);
-    if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
+  void* to = nullptr;
+  if (napi_create_arraybuffer(env, static_cast<size_t>(bytes), &to, &value) != napi_ok) throw Napi::Error::New(env);
+  if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
+  return value;
+}
+
+// An array over memory of ours, which `release` gives back; where the engine allows none (Electron), a copy.
+napi_value external_array(Napi::Env env, void* data, int64_t bytes, napi_finalize release, void* hint) {
+  napi_value value;
+  const napi_status status =
+      napi_create_external_arraybuffer(env, data, static_cast<size_t>(bytes), release, hint, &value);
+  if (status == napi_ok) return value;
+  if (status == napi_no_external_buffers_allowed) {
+    value = copied_array(env, data, bytes);
+    release(env, data, hint);
     return value;
   }
+  // After a generic failure the engine knows of the memory and gives it back; before it got there, we do.
+  if (status != napi_generic_failure) release(env, data, hint);
+  throw Napi::Error::New(env);
+}
+}  // namespace
+
+napi_value array_of(Napi::Env env, Buffer& buffer, int64_t offset, int64_t bytes) {
+  char* const from = static_cast<char*>(buffer.data) + offset;
+  if (bytes <= kCopied) return copied_array(env, from, bytes);
   buffer.references++;
   buffer.handed_out++;
-  if (napi_create_external_arraybuffer(env, const_cast<char*>(from), static_cast<size_t>(bytes), release_array, &buffer,
-                                       &value) != napi_ok) {
-    release_array(env, nullptr, &buffer);
-    throw Napi::Error::New(env);
-  }
-  return value;
+  return external_array(env, from, bytes, release_array, &buffer);
 }
 
 napi_value js_error(Napi::Env env, Code code, const char* message) {
   const ErrorForm& form = form_of(code);
   Napi::String name = Napi::String::New(env, form.name), text = Napi::String::New(env, message);
-  napi_value error;
+  napi_value error = nullptr;  // stays so in an environment that is being terminated
   if (form.kind == ErrorForm::range) {
     napi_create_range_error(env, name, text, &error);
   } else if (form.kind == ErrorForm::type) {
@@ -95,6 +110,12 @@ Instance::Instance(Napi::Env env) : env_(env) {
 
 Instance::~Instance() = default;
 
+void Instance::discard(PendingRead* read) {
+  if (read->buffer) read->buffer->drop();
+  std::free(read->host);
+  delete read;
+}
+
 void Instance::at_exit(void* data) {
   Instance& self = *static_cast<Instance*>(data);
   {
@@ -107,11 +128,7 @@ void Instance::at_exit(void* data) {
       device->backend->close(device->queue);
     }
   // Nothing reports any more, so the reads are ours alone.
-  for (PendingRead* read : self.reads_) {
-    if (read->buffer) read->buffer->drop();
-    std::free(read->host);
-    delete read;
-  }
+  for (PendingRead* read : self.reads_) discard(read);
   self.reads_.clear();
   for (DeviceState* device : self.devices_)
     if (device) device->drop();
@@ -119,6 +136,7 @@ void Instance::at_exit(void* data) {
 }
 
 DeviceState& Instance::device(int id) {
+  if (id < 0) throw Error(Code::device, "device: expected a number from 0 on, got " + std::to_string(id));
   if (id < static_cast<int>(devices_.size()) && devices_[static_cast<size_t>(id)])
     return *devices_[static_cast<size_t>(id)];
   if (!open_) throw Error(Code::device, "device: expected a live environment, got one that is closing");
@@ -145,8 +163,12 @@ napi_value Instance::promise_of(PendingRead* read) {
   const Backend& backend = *read->device->backend;
   Queue* const queue = read->device->queue;
   napi_value promise;
-  napi_create_promise(env_, &read->deferred, &promise);
+  if (napi_create_promise(env_, &read->deferred, &promise) != napi_ok) {
+    discard(read);
+    throw Napi::Error::New(env_);
+  }
   read->instance = this;
+  read->sequence = read->device->sequence;
   if (read->buffer) read->buffer->handed_out++;  // an in-place op that comes before the promise settles must not show
   if (!read->copies && backend.idle(queue)) {
     backend.read(queue, nullptr, nullptr, 0, nullptr, nullptr, &read->status);
@@ -197,7 +219,7 @@ void Instance::settle(PendingRead* read) {
       std::free(read->host);
     }
   } const ended{read};
-  const uint64_t word = read->status.ok() ? read->device->backend->take_index_error(read->device->queue) : 0;
+  const uint64_t word = read->status.ok() ? read->device->take_index_error(read->sequence) : 0;
   if (word) read->status.set(Code::index, index_error_message(word).c_str());
   if (!read->status.ok()) {
     napi_reject_deferred(env_, read->deferred, js_error(env_, read->status.code, read->status.message));
@@ -205,8 +227,9 @@ void Instance::settle(PendingRead* read) {
   }
   napi_value value;
   if (read->copies) {
-    napi_create_external_arraybuffer(env_, read->host, static_cast<size_t>(read->bytes), free_array, nullptr, &value);
-    read->host = nullptr;  // the array's now
+    void* const host = read->host;
+    read->host = nullptr;  // the array's from here on
+    value = external_array(env_, host, read->bytes, free_array, nullptr);
   } else if (read->buffer) {
     value = array_of(env_, *read->buffer, read->offset, read->bytes);
   } else {

@@ -20,8 +20,9 @@ struct PendingRead {
   napi_deferred deferred = nullptr;
   Buffer* buffer = nullptr;  // the tensor's memory, which stays until the read has ended; null for a mere fence
   int64_t offset = 0, bytes = 0;
-  bool copies = false;   // to the host, as CUDA does; else the memory is handed out as it is
-  void* host = nullptr;  // where it is copied to
+  bool copies = false;    // to the host, as CUDA does; else the memory is handed out as it is
+  void* host = nullptr;   // where it is copied to
+  uint64_t sequence = 0;  // of the last op before it
   Status status;
 };
 
@@ -43,6 +44,7 @@ class Instance {
   static void at_exit(void* instance);
   static void reported(void* read, const Status* status);
   void settle(PendingRead* read);
+  static void discard(PendingRead* read);  // that nobody waits for
   static void called(napi_env env, napi_value, void* instance, void* read);
 
   Napi::Env env_;

@@ -104,9 +104,9 @@ Handle& unwrap(const Napi::Value& value, const char* name) {
   return h;
 }
 
-void own_memory(Handle& handle) {
+void own_memory(Handle& handle, bool others) {
   Buffer* const old = handle.storage->buffer;
-  if (old->handed_out == 0 || old->bytes == 0) return;
+  if ((old->handed_out == 0 && !others) || old->bytes == 0) return;
   Buffer* const fresh = Buffer::make(*handle.device, old->bytes, false);
   View from = dense(DType::boolean, {old->bytes}), to = from;
   from.data = old->data;
@@ -145,7 +145,7 @@ std::string index_error_message(uint64_t word) {
 }
 
 void check_index_error(DeviceState& device) {
-  const uint64_t word = device.backend->take_index_error(device.queue);
+  const uint64_t word = device.take_index_error(device.sequence);
   if (word) throw Error(Code::index, index_error_message(word));
 }
 

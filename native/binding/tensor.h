@@ -6,6 +6,7 @@
 #include <napi.h>
 
 #include <string>
+#include <utility>
 
 #include "backend.h"
 
@@ -25,6 +26,14 @@ struct DeviceState {
   int64_t references = 1;
   int64_t tensors = 0, bytes = 0;  // alive
   uint64_t sequence = 0;
+  uint64_t index_error = 0;  // taken from the queue, of an op after the read that took it
+
+  // The bad index that an op up to `last` met. A later op may have met one already: the next read reports that.
+  uint64_t take_index_error(uint64_t last) {
+    if (!index_error) index_error = backend->take_index_error(queue);
+    if (!index_error || index_error_sequence(index_error) > last) return 0;
+    return std::exchange(index_error, 0);
+  }
 
   void drop() {
     if (--references > 0) return;
@@ -78,8 +87,9 @@ Handle* make_view(const Handle& of, const View& view, int64_t offset);
 Napi::Value wrap(Napi::Env env, Handle* handle);
 Handle& unwrap(const Napi::Value& value, const char* name);  // throws ERR_DISPOSED, naming the argument
 
-// Before an in-place op: memory that JavaScript can see is left alone, and the tensor gets a copy of its own.
-void own_memory(Handle& handle);
+// Before an in-place op: memory that JavaScript can see, or that `others` read, is left alone, and the tensor gets a
+// copy of its own.
+void own_memory(Handle& handle, bool others);
 
 // Puts a problem on the device's queue.
 void launch(DeviceState& device, Problem& problem);

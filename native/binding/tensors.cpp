@@ -45,16 +45,20 @@ Napi::Value zeros(const Napi::CallbackInfo& info) {
 Napi::Value from_host(const Napi::CallbackInfo& info) {
   DeviceState& device = instance_of(info.Env()).device(info[0].As<Napi::Number>());
   const View view = described(info, 1, 2);
-  const Napi::TypedArray array = info[3].As<Napi::TypedArray>();
-  const int64_t bytes = bytes_of(view);
-  if (static_cast<int64_t>(array.ByteLength()) != bytes)
-    fail(Code::shape, "data", std::to_string(bytes) + " bytes for shape " + shape_text(view),
-         std::to_string(array.ByteLength()));
+  // Asked of Node-API itself, which knows of arrays in shared memory too. Of an array that was detached it has 0
+  // elements.
+  napi_typedarray_type type;
+  size_t length = 0;
+  void* from = nullptr;
+  if (napi_get_typedarray_info(info.Env(), info[3], &type, &length, &from, nullptr, nullptr) != napi_ok)
+    throw Napi::Error::New(info.Env());
+  const int64_t bytes = bytes_of(view), given = static_cast<int64_t>(length) * size_of(view.dtype);
+  if (given != bytes)
+    fail(Code::shape, "data", std::to_string(bytes) + " bytes for shape " + shape_text(view), std::to_string(given));
   Handle* const h = make_tensor(device, view, false);
   const Napi::Value value = wrap(info.Env(), h);
   if (bytes > 0) {
     Status status;
-    const char* const from = static_cast<const char*>(array.ArrayBuffer().Data()) + array.ByteOffset();
     device.backend->write(device.queue, h->at().data, from, bytes, &status);
     throw_if(status);
   }
@@ -95,6 +99,9 @@ Napi::Value reshape(const Napi::CallbackInfo& info) {
   if (rank > kMaxRank) throw Error(Code::shape, "shape: expected at most 8 dimensions, got " + std::to_string(rank));
   int64_t shape[kMaxRank];
   for (uint32_t i = 0; i < rank; i++) shape[i] = Napi::Value(dims[i]).As<Napi::Number>().Int64Value();
+  if (bytes_of(dense(h.view.dtype, shape, static_cast<int>(rank))) != bytes_of(h.view))
+    fail(Code::shape, "shape", "as many elements as " + shape_text(h.view) + " has",
+         shape_text(shape, static_cast<int>(rank)));
   View v;
   if (!reshaped(h.view, shape, static_cast<int>(rank), &v)) return info.Env().Undefined();
   return wrap(info.Env(), make_view(h, v, h.offset));
@@ -172,10 +179,11 @@ Napi::Value copy_from(const Napi::CallbackInfo& info) {
   expect_dtype("source", from, to.dtype);
   if (!same_shape(to, from))
     fail(Code::shape, "source", "shape " + shape_text(to) + " as the target has", shape_text(from));
-  to = call.in_place(0, "target");
   Handle& target = unwrap(info[0], "target");
+  own_memory(target, false);
+  to = target.at();
   const Handle& other = unwrap(info[1], "source");
-  const View source = other.at();         // again, since in_place may have moved memory that both share
+  const View source = other.at();         // again, since memory that both share may just have moved
   if (other.storage == target.storage) {  // they may overlap: by way of a copy
     Handle* const apart = make_tensor(*target.device, dense(source.dtype, source.shape, source.rank), false);
     wrap(info.Env(), apart);  // the collector frees the handle
