@@ -1,5 +1,6 @@
 import { type Device, device as chooseDevice } from './device.js'
 import { native } from './native.js'
+import { flag } from './options.js'
 
 /** For tests and benchmarks. */
 export const debug = {
@@ -17,6 +18,6 @@ export const debug = {
   },
   /** Whether new memory is filled with NaN (bytes of 0xff), so that what a kernel leaves unwritten shows. */
   poison(on: boolean): void {
-    native.poison(on)
+    native.poison(flag(on, 'on'))
   },
 }

@@ -18,8 +18,11 @@ export interface DeviceInfo {
   threads?: number
 }
 
+const made = Symbol('made by seqmix')
+
 /** Where tensors live and ops run. Each has one queue per thread of JavaScript, which works in order. */
 export class Device {
+  readonly #made = true
   /** `cpu`, `cuda:0`, … */
   readonly name: string
   readonly type: 'cpu' | 'cuda'
@@ -29,11 +32,18 @@ export class Device {
   readonly id: number
 
   /** @internal */
-  constructor(id: number) {
+  constructor(key: symbol, id: number) {
+    if (key !== made) throw new TypeError('Device: expected to be made by device(), got new')
     this.id = id
     this.type = id === 0 ? 'cpu' : 'cuda'
     this.index = id === 0 ? 0 : id - 1
     this.name = id === 0 ? 'cpu' : `cuda:${this.index}`
+    Object.freeze(this)
+  }
+
+  /** @internal */
+  static isDevice(value: unknown): value is Device {
+    return typeof value === 'object' && value !== null && #made in value
   }
 
   /** What it is. */
@@ -63,7 +73,7 @@ export function deviceOf(id: number): Device {
   const known = opened[id]
   if (known) return known
   native.openDevice(id)
-  return (opened[id] = new Device(id))
+  return (opened[id] = new Device(made, id))
 }
 
 let best: Device | undefined
@@ -73,7 +83,7 @@ let best: Device | undefined
  * best there is: the first GPU, or the CPU. Throws ERR_DEVICE, with the reason, when it is not there.
  */
 export function device(name?: string | Device): Device {
-  if (name instanceof Device) return name
+  if (Device.isDevice(name)) return name
   if (name === undefined) return (best ??= chosen())
   return named(name, 'device')
 }

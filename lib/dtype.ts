@@ -10,9 +10,9 @@ export type TensorData = Float32Array | Uint16Array | Int32Array | BigInt64Array
 export const dtypes: readonly DType[] = ['float32', 'float16', 'bfloat16', 'int32', 'int64', 'bool']
 
 /** @internal the addon's number for a dtype */
-export function dtypeNumber(dtype: unknown): number {
+export function dtypeNumber(dtype: unknown, what = 'dtype'): number {
   const n = dtypes.indexOf(dtype as DType)
-  if (n < 0) throw typeError('ERR_DTYPE', 'dtype', `one of ${dtypes.join(', ')}`, shown(dtype))
+  if (n < 0) throw typeError('ERR_DTYPE', what, `one of ${dtypes.join(', ')}`, shown(dtype))
   return n
 }
 

@@ -33,13 +33,13 @@ export function nearest(word: string, known: readonly string[]): string | undefi
 
 /** Throws ERR_OPTION for an option that does not exist, naming the one that was meant. */
 export function checkOptions(options: object, known: readonly string[]): void {
-  if (typeof options !== 'object' || options === null)
-    throw typeError('ERR_OPTION', 'options', 'an object', shown(options))
-  for (const name in options) {
+  // What has dims is a tensor, given where its place in the list of arguments is an option's.
+  if (typeof options !== 'object' || options === null || Array.isArray(options) || 'dims' in options)
+    throw typeError('ERR_OPTION', 'options', `an object of ${known.join(', ')}`, shown(options))
+  for (const name of Object.keys(options)) {
     if (known.includes(name)) continue
-    const meant = nearest(name, known)
-    const expected = meant ? `${meant}` : `one of ${known.join(', ')}`
-    throw typeError('ERR_OPTION', 'options', expected, name)
+    const meant = name.length > 64 ? undefined : nearest(name, known)
+    throw typeError('ERR_OPTION', 'options', meant ?? `one of ${known.join(', ')}`, meant ? name : shown(name))
   }
 }
 

@@ -1,6 +1,6 @@
 // Plain inputs: what JavaScript has instead of tensors. Each becomes a typed array of a known dtype and shape.
-import { type DType, type TensorData, arrays, dtypeNumber } from './dtype.js'
-import { rangeError, shown, typeError } from './errors.js'
+import { type DType, type TensorData, arrays, dtypeNumber, dtypes } from './dtype.js'
+import { SeqmixError, rangeError, shown, typeError } from './errors.js'
 
 /** onnxruntime's form of a tensor, which transformers.js shares. Recognised by its shape, never by its class. */
 export interface TensorLike {
@@ -31,26 +31,41 @@ const told = new Map<string, DType>([
 ])
 
 function isTensorLike(value: object): value is TensorLike {
-  return (
-    'type' in value && 'data' in value && 'dims' in value && Array.isArray(value.dims) && typeof value.type === 'string'
-  )
+  return 'type' in value && 'data' in value && 'dims' in value
 }
+
+// A typed array may lie: a subclass can define `length`, `buffer` or its tag anew. So they are asked as the engine itself
+// would, which also works across realms.
+const typedArray = Object.getPrototypeOf(Uint8Array.prototype) as object
+const intrinsic = (name: PropertyKey): ((array: ArrayBufferView) => unknown) => {
+  const { get } = Object.getOwnPropertyDescriptor(typedArray, name)!
+  return (array) => get!.call(array) as unknown
+}
+const bufferOf = intrinsic('buffer') as (array: ArrayBufferView) => ArrayBufferLike
+const byteLengthOf = intrinsic('byteLength') as (array: ArrayBufferView) => number
+const byteOffsetOf = intrinsic('byteOffset') as (array: ArrayBufferView) => number
+const tagOf = intrinsic(Symbol.toStringTag) as (array: ArrayBufferView) => string | undefined
 
 /** @internal what an array's class calls itself, across realms */
 export function className(value: ArrayBufferView): string {
-  return Object.prototype.toString.call(value).slice(8, -1)
+  return tagOf(value) ?? 'DataView'
 }
 
 /** @internal a shape that the caller gave */
 export function checkedShape(shape: unknown, what = 'shape'): number[] {
   if (!Array.isArray(shape)) throw typeError('ERR_SHAPE', what, 'an array of whole numbers', shown(shape))
-  if (shape.length > 8) throw rangeError('ERR_SHAPE', what, 'at most 8 dimensions', String(shape.length))
-  for (const n of shape as unknown[]) {
+  const given = shape as readonly unknown[]
+  const rank = given.length
+  if (!(rank <= 8)) throw rangeError('ERR_SHAPE', what, 'at most 8 dimensions', shown(rank))
+  const checked: number[] = [] // a copy, each entry read once: getters could say something else the next time
+  for (let i = 0; i < rank; i++) {
+    const n = given[i]
     if (typeof n !== 'number' || !Number.isSafeInteger(n) || n < 0) {
       throw rangeError('ERR_SHAPE', what, 'whole numbers from 0 on', shown(n))
     }
+    checked.push(n)
   }
-  return (shape as number[]).slice()
+  return checked
 }
 
 /** @internal the number of elements; exact, since a shape of more than 2^53 has no data to match it */
@@ -91,9 +106,6 @@ function read(input: unknown, name: string, dtype: DType | undefined): Plain {
 /** A view of the same memory as the array that holds the dtype's elements. */
 function typed(input: ArrayBufferView, name: string, dtype: DType | undefined): Plain {
   const kind = className(input)
-  if (input.buffer instanceof ArrayBuffer && (input.buffer as { detached?: boolean }).detached) {
-    throw typeError('ERR_DTYPE', name, 'an array with its memory', 'one that was detached')
-  }
   const own = told.get(kind)
   const wanted = dtype ?? own
   if (wanted === undefined) {
@@ -103,15 +115,20 @@ function typed(input: ArrayBufferView, name: string, dtype: DType | undefined): 
     return converted(input, name, 'float32')
   }
   const holder = arrays[wanted]
-  const holds =
-    kind === holder.name ||
-    (wanted === 'float16' && kind === 'Float16Array') ||
-    (wanted === 'bool' && kind === 'Uint8Array')
+  const holds = kind === holder.name || (wanted === 'float16' && kind === 'Float16Array')
   if (!holds) return converted(input, name, wanted)
   // Float16Array through its bytes: Node-API reports its length wrongly on some versions of Node.
-  const count = input.byteLength / holder.BYTES_PER_ELEMENT
   const View = holder as unknown as new (buffer: ArrayBufferLike, offset: number, length: number) => TensorData
-  return { data: new View(input.buffer, input.byteOffset, count), dtype: wanted, shape: [count] }
+  const count = byteLengthOf(input) / holder.BYTES_PER_ELEMENT
+  try {
+    return { data: new View(bufferOf(input), byteOffsetOf(input), count), dtype: wanted, shape: [count] }
+  } catch {
+    throw detached(name)
+  }
+}
+
+function detached(name: string): TypeError {
+  return typeError('ERR_DTYPE', name, 'an array with its memory', 'one that was detached')
 }
 
 /** The dtype in which JavaScript's numbers of a dtype go to the device, which converts them if it is another. */
@@ -119,98 +136,96 @@ function storedAs(dtype: DType): DType {
   return dtype === 'float16' || dtype === 'bfloat16' ? 'float32' : dtype
 }
 
-/** Numbers in another kind of array, one by one. */
+/** Numbers in another kind of array. */
 function converted(input: ArrayBufferView, name: string, dtype: DType): Plain {
   const kind = className(input)
-  const list = input as unknown as ArrayLike<number | bigint>
-  if (typeof list.length !== 'number' || kind === 'DataView') {
-    throw typeError('ERR_DTYPE', name, 'an array of numbers', `a ${kind}`)
-  }
   const stored = storedAs(dtype)
-  if (kind === 'Float64Array' && stored === 'float32')
-    return { data: Float32Array.from(list as ArrayLike<number>), dtype: stored, shape: [list.length] }
-  if (kind === 'Float32Array' && stored === 'float32')
-    return { data: input as Float32Array, dtype: stored, shape: [list.length] }
+  if (stored === 'float32' && (kind === 'Float64Array' || kind === 'Float32Array')) {
+    try {
+      const data = new Float32Array(input as Float64Array)
+      return { data, dtype: stored, shape: [data.length] }
+    } catch {
+      throw detached(name)
+    }
+  }
   throw typeError('ERR_DTYPE', name, `a ${arrays[dtype].name} for dtype ${dtype}`, `a ${kind}`)
+}
+
+/** How numbers of JavaScript become elements: undefined for what cannot be one. */
+interface Element {
+  expected: string
+  of(value: unknown): number | bigint | undefined
+}
+
+const elements: Record<'float32' | 'int32' | 'int64' | 'bool', Element> = {
+  float32: { expected: 'numbers', of: (value) => (typeof value === 'number' ? value : undefined) },
+  int32: {
+    expected: 'whole numbers of 32 bits',
+    of: (value) => (typeof value === 'number' && (value | 0) === value ? value : undefined),
+  },
+  int64: {
+    expected: 'bigints or whole numbers of 64 bits',
+    of: (value) => {
+      if (typeof value === 'number') return Number.isSafeInteger(value) ? BigInt(value) : undefined
+      return typeof value === 'bigint' && BigInt.asIntN(64, value) === value ? value : undefined
+    },
+  },
+  bool: {
+    expected: 'booleans',
+    of: (value) => (value === true || value === 1 ? 1 : value === false || value === 0 ? 0 : undefined),
+  },
 }
 
 function nested(input: NestedArray | number | bigint | boolean, name: string, dtype: DType | undefined): Plain {
   const shape: number[] = []
-  for (let at: unknown = input; Array.isArray(at); at = at[0] as unknown) {
-    shape.push(at.length)
-    if (at.length === 0) break
+  let first: unknown = input
+  while (Array.isArray(first)) {
+    if (shape.length === 8) throw rangeError('ERR_SHAPE', name, 'at most 8 dimensions', 'arrays nested deeper')
+    shape.push(first.length)
+    first = first.length > 0 ? (first[0] as unknown) : 0
   }
-  const flat: unknown[] = []
-  const walk = (at: unknown, depth: number): void => {
-    if (!Array.isArray(at)) {
-      if (depth !== shape.length)
-        throw rangeError('ERR_SHAPE', name, 'arrays of one length at each depth', 'a ragged array')
-      flat.push(at)
+  const own = typeof first === 'bigint' ? 'int64' : typeof first === 'boolean' ? 'bool' : 'float32'
+  const wanted = storedAs(dtype ?? own) as keyof typeof elements
+  const element = (value: unknown): number | bigint => {
+    const e = elements[wanted].of(value)
+    if (e !== undefined) return e
+    throw typeError('ERR_DTYPE', name, `${elements[wanted].expected} for dtype ${wanted}`, shown(value))
+  }
+  element(first) // before memory is taken for as many as there are
+  const data = allocated(wanted, sizeOf(shape), name)
+  let at = 0
+  const walk = (item: unknown, depth: number): void => {
+    if (depth < shape.length) {
+      if (!Array.isArray(item) || item.length !== shape[depth]) throw ragged(name)
+      for (let i = 0; i < shape[depth]!; i++) walk(item[i], depth + 1)
       return
     }
-    if (depth >= shape.length || at.length !== shape[depth]) {
-      throw rangeError('ERR_SHAPE', name, 'arrays of one length at each depth', 'a ragged array')
-    }
-    for (const item of at as unknown[]) walk(item, depth + 1)
+    if (Array.isArray(item)) throw ragged(name)
+    data[at++] = element(item) as never
   }
   walk(input, 0)
-  const kind = flat.length ? typeof flat[0] : 'number'
-  const wanted = storedAs(dtype ?? (kind === 'bigint' ? 'int64' : kind === 'boolean' ? 'bool' : 'float32'))
-  return { data: filled(flat, name, wanted), dtype: wanted, shape }
+  return { data, dtype: wanted, shape }
 }
 
-function filled(values: readonly unknown[], name: string, dtype: DType): TensorData {
-  const wrong = (value: unknown, expected: string): TypeError => typeError('ERR_DTYPE', name, expected, shown(value))
-  const n = values.length
-  switch (dtype) {
-    case 'int64': {
-      const data = new BigInt64Array(n)
-      values.forEach((value, i) => {
-        if (typeof value !== 'bigint' && !(typeof value === 'number' && Number.isSafeInteger(value))) {
-          throw wrong(value, 'bigints or whole numbers for dtype int64')
-        }
-        data[i] = BigInt(value)
-      })
-      return data
-    }
-    case 'int32': {
-      const data = new Int32Array(n)
-      values.forEach((value, i) => {
-        if (typeof value !== 'number' || (value | 0) !== value)
-          throw wrong(value, 'whole numbers of 32 bits for dtype int32')
-        data[i] = value
-      })
-      return data
-    }
-    case 'bool': {
-      const data = new Uint8Array(n)
-      values.forEach((value, i) => {
-        if (value !== true && value !== false && value !== 0 && value !== 1)
-          throw wrong(value, 'booleans for dtype bool')
-        data[i] = Number(value)
-      })
-      return data
-    }
-    default: {
-      const data = new Float32Array(n)
-      values.forEach((value, i) => {
-        if (typeof value !== 'number') throw wrong(value, 'numbers for dtype float32')
-        data[i] = value
-      })
-      return data
-    }
+function allocated(dtype: DType, count: number, name: string): TensorData {
+  try {
+    return new (arrays[dtype] as unknown as new (length: number) => TensorData)(count)
+  } catch (cause) {
+    throw new SeqmixError('ERR_OUT_OF_MEMORY', `${name}: expected memory for ${count} elements, got none`, { cause })
   }
 }
 
+function ragged(name: string): RangeError {
+  return rangeError('ERR_SHAPE', name, 'arrays of one length at each depth', 'a ragged array')
+}
 function tensorLike(input: TensorLike, name: string, dtype: DType | undefined): Plain {
-  const type = input.type as DType
-  dtypeNumber(type)
-  if (dtype !== undefined && dtype !== type) throw typeError('ERR_DTYPE', name, dtype, type)
-  if (!ArrayBuffer.isView(input.data)) {
-    throw typeError('ERR_DTYPE', name, `its data as a ${arrays[type].name} in memory`, shown(input.data))
-  }
-  const plain = plainOf(input.data, name, checkedShape(input.dims.slice(), `${name}.dims`), type)
-  if (plain.dtype !== type)
-    throw typeError('ERR_DTYPE', name, `a ${arrays[type].name} for type ${type}`, `a ${className(input.data)}`)
+  const { type, data, dims } = input as { type: unknown; data: unknown; dims: unknown }
+  const stored = dtypes[dtypeNumber(type, `${name}.type`)]!
+  if (dtype !== undefined && dtype !== stored) throw typeError('ERR_DTYPE', name, dtype, stored)
+  const holder = arrays[stored].name
+  if (!ArrayBuffer.isView(data)) throw typeError('ERR_DTYPE', name, `its data as a ${holder} in memory`, shown(data))
+  const plain = plainOf(data, name, checkedShape(dims, `${name}.dims`), stored)
+  if (plain.dtype !== stored)
+    throw typeError('ERR_DTYPE', name, `a ${holder} for type ${stored}`, `a ${className(data)}`)
   return plain
 }

@@ -1,6 +1,7 @@
+import { constants } from 'node:buffer'
 import { type Device, device as chooseDevice, deviceOf } from './device.js'
 import { type DType, type TensorData, arrays, dtypeNumber, dtypes } from './dtype.js'
-import { rangeError, shown, typeError } from './errors.js'
+import { SeqmixError, rangeError, shown, typeError } from './errors.js'
 import { type Handle, native } from './native.js'
 import { checkOptions } from './options.js'
 import { type PlainInput, checkedShape, plainOf, sizeOf } from './plain.js'
@@ -43,7 +44,11 @@ export class Tensor {
   }
 
   get #facts() {
-    return (this.#described ??= native.describe(this.#handle))
+    if (this.#described) return this.#described
+    const facts = native.describe(this.#handle)
+    Object.freeze(facts[0]) // they are given out, and trusted
+    Object.freeze(facts[1])
+    return (this.#described = facts)
   }
 
   /** Its dimensions. */
@@ -91,7 +96,8 @@ export class Tensor {
 
   /** The same elements under another shape: a view where the strides allow it, else a copy. One dimension may be -1. */
   reshape(...shape: readonly number[] | [readonly number[]]): Tensor {
-    const dims = inferred(Array.isArray(shape[0]) ? (shape[0] as number[]) : (shape as number[]), this.size)
+    const listed = shape.length === 1 && Array.isArray(shape[0])
+    const dims = inferred(listed ? (shape[0] as number[]) : (shape as number[]), this.size)
     const view = native.reshape(this.#handle, dims)
     if (view) return wrap(view)
     const copy = native.converted(this.#handle, this.#facts[2])
@@ -135,6 +141,7 @@ export class Tensor {
       const number = dtypeNumber(target)
       return wrap(number === this.#facts[2] ? this.#same() : native.converted(this.#handle, number))
     }
+    if (target === undefined) throw typeError('ERR_OPTION', 'target', 'a device or a dtype', 'undefined')
     const to = chooseDevice(target)
     if (to.id === this.#facts[3]) return wrap(this.#same())
     const dense = native.contiguousView(this.#handle) ?? native.converted(this.#handle, this.#facts[2])
@@ -181,6 +188,7 @@ export class Tensor {
    * It never changes under you, and outlives the tensor. Rejects with ERR_INDEX or ERR_CUDA when an op before it failed.
    */
   async data(): Promise<TensorData> {
+    this.#expectReadable()
     const dense = native.contiguousView(this.#handle) ?? native.converted(this.#handle, this.#facts[2])
     try {
       return new arrays[this.dtype](await native.read(dense))
@@ -189,8 +197,19 @@ export class Tensor {
     }
   }
 
+  #expectReadable(): void {
+    const bytes = this.size * arrays[this.dtype].BYTES_PER_ELEMENT
+    if (bytes <= constants.MAX_LENGTH) return
+    throw new SeqmixError(
+      'ERR_UNSUPPORTED',
+      `tensor: expected at most ${constants.MAX_LENGTH} bytes, the longest array of this version of Node, got ${bytes}; ` +
+        'read it in parts with narrow()',
+    )
+  }
+
   /** `data` that blocks. */
   dataSync(): TensorData {
+    this.#expectReadable()
     const dense = native.contiguousView(this.#handle) ?? native.converted(this.#handle, this.#facts[2])
     try {
       return new arrays[this.dtype](native.readSync(dense))
@@ -258,10 +277,12 @@ export function scope<T>(fn: () => T): T {
   }
   scopes.pop()
   const outer = scopes.at(-1)
-  for (const t of tensorsIn(result, new Set())) {
-    if (own.delete(t)) outer?.add(t)
+  try {
+    const kept = [...tensorsIn(result, new Set())]
+    for (const t of kept) if (own.delete(t)) outer?.add(t)
+  } finally {
+    for (const t of own) t.dispose()
   }
-  for (const t of own) t.dispose()
   return result
 }
 
@@ -281,6 +302,7 @@ function* tensorsIn(value: unknown, seen: Set<object>): Iterable<Tensor> {
 
 /** Takes a tensor out of every open scope, so that it lives until it is disposed. */
 export function keep<T extends Tensor>(t: T): T {
+  if (!Tensor.isTensor(t)) throw typeError('ERR_DTYPE', 'keep', 'a Tensor', shown(t))
   for (const s of scopes) s.delete(t)
   return t
 }
@@ -309,22 +331,21 @@ export function wrap(handle: Handle): Tensor {
  */
 export function tensor(data: TensorInput, options: TensorOptions = {}): Tensor {
   checkOptions(options, tensorOptions)
+  const { shape, dtype, device } = options
   if (Tensor.isTensor(data)) {
-    let t = data.clone()
-    const step = (next: Tensor): void => {
-      t.dispose()
-      t = next
-    }
-    if (options.dtype !== undefined) step(t.to(options.dtype))
-    if (options.device !== undefined) step(t.to(options.device))
-    if (options.shape !== undefined) step(t.reshape(options.shape))
-    return t
+    return scope(() => {
+      let t = data.clone()
+      if (dtype !== undefined) t = t.to(dtypes[dtypeNumber(dtype)]!)
+      if (device !== undefined) t = t.to(chooseDevice(device))
+      return shape === undefined ? t : t.reshape(shape)
+    })
   }
-  const plain = plainOf(data, 'data', options.shape, options.dtype)
-  const handle = native.fromHost(chooseDevice(options.device).id, dtypeNumber(plain.dtype), plain.shape, plain.data)
-  if (options.dtype === undefined || options.dtype === plain.dtype) return wrap(handle)
+  const home = chooseDevice(device).id
+  const plain = plainOf(data, 'data', shape, dtype)
+  const handle = native.fromHost(home, dtypeNumber(plain.dtype), plain.shape, plain.data)
+  if (dtype === undefined || dtype === plain.dtype) return wrap(handle)
   try {
-    return wrap(native.converted(handle, dtypeNumber(options.dtype)))
+    return wrap(native.converted(handle, dtypeNumber(dtype)))
   } finally {
     native.dispose(handle)
   }
@@ -353,15 +374,14 @@ export function zeros(shape: readonly number[], options: Omit<TensorOptions, 'sh
 export function cat(list: readonly TensorInput[], dim = 0): Tensor {
   if (!Array.isArray(list) || list.length === 0)
     throw typeError('ERR_SHAPE', 'list', 'an array of at least one tensor', shown(list))
-  const home = (list as TensorInput[]).find((t) => Tensor.isTensor(t))?.device
-  const parts = (list as TensorInput[]).map((t) => (Tensor.isTensor(t) ? t : tensor(t, { device: home })))
-  try {
-    return joined(parts, dim)
-  } finally {
-    parts.forEach((t, i) => {
-      if (t !== list[i]) t.dispose()
-    })
-  }
+  const inputs = Array.from(list as TensorInput[])
+  const home = inputs.find((t) => Tensor.isTensor(t))?.device
+  return scope(() =>
+    joined(
+      inputs.map((t) => (Tensor.isTensor(t) ? t : tensor(t, { device: home }))),
+      dim,
+    ),
+  )
 }
 
 function joined(parts: readonly Tensor[], dim: number): Tensor {

@@ -2,21 +2,15 @@
 import { rangeError, shown, typeError } from '../errors.js'
 import { native } from '../native.js'
 import { checkOptions, number, whole } from '../options.js'
-import { Tensor, type TensorInput, tensor } from '../tensor.js'
+import { Tensor, type TensorInput, scope, tensor } from '../tensor.js'
 import { call, one, two } from './call.js'
 
 /** softmax over `dim` (default the last); float32. What is −∞ all along gives 0. */
 export function softmax(x: TensorInput, options: { dim?: number } = {}): Tensor {
   checkOptions(options, ['dim'])
-  if (options.dim === undefined) return one(call(['x'], 1, [x], (h) => native.softmax(h[0]!)))
-  const t = Tensor.isTensor(x) ? x : tensor(x)
-  const moved = t.transpose(options.dim, -1)
-  if (t !== x) t.dispose()
-  const soft = softmax(moved)
-  moved.dispose()
-  const out = soft.transpose(options.dim, -1)
-  soft.dispose()
-  return out
+  const { dim } = options
+  if (dim === undefined) return one(call(['x'], 1, [x], (h) => native.softmax(h[0]!)))
+  return scope(() => softmax((Tensor.isTensor(x) ? x : tensor(x)).transpose(dim, -1)).transpose(dim, -1))
 }
 
 /**

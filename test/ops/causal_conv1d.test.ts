@@ -12,7 +12,7 @@ import { Random } from '../support/random.js'
 
 async function check(q: ConvInputs, where: Partial<Record<keyof ConvInputs, Layout>> = {}): Promise<void> {
   const got = runConv(q, where)
-  expectKernel('causal_conv1d')
+  if (got.out.size > 0) expectKernel('causal_conv1d') // with nothing to write nothing need run
   const want = reference(q)
   expectClose(await take(got.out), want.out, { on })
   // The final states are inputs, and so exact.
