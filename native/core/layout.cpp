@@ -77,7 +77,9 @@ bool is_contiguous(const View& v) {
 
 namespace {
 // Sizes that do not matter, beside a dimension of 0, may be too large to multiply.
-int64_t product(int64_t a, int64_t b) { return static_cast<int64_t>(static_cast<uint64_t>(a) * static_cast<uint64_t>(b)); }
+int64_t product(int64_t a, int64_t b) {
+  return static_cast<int64_t>(static_cast<uint64_t>(a) * static_cast<uint64_t>(b));
+}
 
 // The leading `count` dimensions of v as one: its size and stride.
 bool merge(const View& v, int count, int64_t* size, int64_t* stride) {
