@@ -48,7 +48,10 @@ const tagOf = intrinsic(Symbol.toStringTag) as (array: ArrayBufferView) => strin
 
 /** @internal what an array's class calls itself, across realms */
 export function className(value: ArrayBufferView): string {
-  return tagOf(value) ?? 'DataView'
+  const tag = tagOf(value) ?? 'DataView'
+  // Where the engine has no Float16Array, one that stands in for it keeps its bits in a Uint16Array.
+  const told = tag === 'Uint16Array' ? (value as { [Symbol.toStringTag]?: unknown })[Symbol.toStringTag] : tag
+  return told === 'Float16Array' ? told : tag
 }
 
 /** @internal a shape that the caller gave */
