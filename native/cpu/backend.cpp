@@ -9,7 +9,6 @@
 #include "cpu/ceilings.h"
 #include "cpu/dispatch.h"
 #include "cpu/memory.h"
-#include "cpu/memory.h"
 #include "cpu/pool.h"
 #include "cpu/queue.h"
 
