@@ -113,7 +113,7 @@ describe.skipIf(!npm)('the published package', { timeout: 120_000 }, () => {
     }
     write('package.json', JSON.stringify({ name: 'consumer', version: '1.0.0', private: true, dependencies }))
     runNpm(consumer, 'install', '--offline', '--ignore-scripts', '--no-audit', '--no-fund')
-  }, 120_000)
+  }, 300_000)
 
   afterAll(() => {
     if (work) rmSync(work, { recursive: true, force: true })
