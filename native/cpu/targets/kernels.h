@@ -8,6 +8,7 @@
 #include "cpu/kernels/rows.h"
 #include "cpu/kernels/select.h"
 #include "cpu/kernels/sample.h"
+#include "cpu/kernels/gemm.h"
 #include "cpu/kernels/linear.h"
 #include "cpu/kernels/causal_conv1d.h"
 #include "cpu/kernels/tile.h"
