@@ -69,7 +69,7 @@ export function round(x: number, digits = 4): number {
 }
 
 export function timingKeys(t: Timing): Record<string, number> {
-  return { ms: round(t.ms), spread: round(t.spread, 2), samples: t.samples, repeats: t.repeats }
+  return { ms: round(t.ms), ms_min: round(t.best), spread: round(t.spread, 2), samples: t.samples, repeats: t.repeats }
 }
 
 /** Times one case of an op and reports it. */

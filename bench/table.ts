@@ -8,6 +8,7 @@ const measuredKeys = new Set([
   'device',
   'dtype',
   'ms',
+  'ms_min',
   'us',
   'us_all',
   'spread',

@@ -48,11 +48,13 @@ async function measureModel(bench: Bench, name: string, dir: string): Promise<vo
       const tokens = bench.quick ? 16 : 64
       const samples = await decode(m, ids.slice(0, 16), tokens)
       const ms = median(samples)
+      const ms_min = round(Math.min(...samples))
       const share = round(floorOf({ bytes: 4 * m.parameters }, bench.ceilings()) / ms, 3)
       bench.report({
         ...row,
         work: 'decode',
         ms: round(ms),
+        ms_min,
         samples: tokens,
         tok_s: round(1e3 / ms),
         floor_share: share,
