@@ -153,6 +153,23 @@ SEQMIX_VERB void conv_update_channel(const CausalConv1dUpdate& p, int64_t b, int
   }
 }
 
+// One token for n <= W channels from c, when the state is no ring: the same, channels side by side.
+SEQMIX_VERB void conv_update_token(const CausalConv1dUpdate& p, int64_t b, int64_t c, int64_t n, float* state) {
+  const int64_t w = p.weight.shape[1], length = p.conv_state.shape[2];
+  const int64_t across = p.conv_state.stride[1], along = p.conv_state.stride[2], so = p.out.stride[1];
+  const vf x = gather(floats(p.x) + b * p.x.stride[0] + c * p.x.stride[1], p.x.stride[1], n);
+  const float* const weight = floats(p.weight) + c * p.weight.stride[0];
+  state += c * across;
+  vf v = channels(p.bias, c, n, 0.0f);
+  for (int64_t k = 0; k < w; k++) {
+    const vf tap = k == w - 1 ? x : gather(state + (length - (w - 1) + k) * along, across, n);
+    v = fma(gather(weight + k * p.weight.stride[1], p.weight.stride[0], n), tap, v);
+  }
+  scatter(floats(p.out) + b * p.out.stride[0] + c * so, so, p.activation == Activation::silu ? silu(v) : v, n);
+  for (int64_t i = 0; i < length; i++)
+    scatter(state + i * along, across, i + 1 < length ? gather(state + (i + 1) * along, across, n) : x, n);
+}
+
 static void causal_conv1d_update_kernel(Context& context, const Problem& problem) {
   const auto& p = static_cast<const CausalConv1dUpdate&>(problem);
   context.kernel = SEQMIX_KERNEL("causal_conv1d_update");
@@ -166,6 +183,11 @@ static void causal_conv1d_update_kernel(Context& context, const Problem& problem
           const bool bad = slot >= p.conv_state.shape[0];
           if (bad) report_index_error(context, p);
           const int64_t position = p.cache_seqlens.present ? ints(p.cache_seqlens)[b * p.cache_seqlens.stride[0]] : 0;
+          if (s == 1 && !p.cache_seqlens.present && !bad && slot >= 0) {
+            float* const state = floats(p.conv_state) + slot * p.conv_state.stride[0];
+            for (int64_t c = c0; c < c1; c += W) conv_update_token(p, b, c, least(W, c1 - c), state);
+            continue;
+          }
           for (int64_t c = c0; c < c1; c++) {
             float* const out = floats(p.out) + b * p.out.stride[0] + c * p.out.stride[1];
             if (bad || slot < 0) {
@@ -175,12 +197,14 @@ static void causal_conv1d_update_kernel(Context& context, const Problem& problem
             conv_update_channel(p, b, c,
                                 floats(p.conv_state) + slot * p.conv_state.stride[0] + c * p.conv_state.stride[1],
                                 position, out);
-            if (p.activation == Activation::silu)
-              for (int64_t t = 0; t < s; t += W) {
-                const int64_t n = least(W, s - t), so = p.out.stride[2];
-                scatter(out + t * so, so, silu(gather(out + t * so, so, n)), n);
-              }
           }
+          if (p.activation == Activation::silu)  // over channels, since there is mostly one token; silu(0) = 0
+            for (int64_t t = 0; t < s; t++)
+              for (int64_t c = c0; c < c1; c += W) {
+                const int64_t n = least(W, c1 - c), stride = p.out.stride[1];
+                float* const out = floats(p.out) + b * p.out.stride[0] + c * stride + t * p.out.stride[2];
+                scatter(out, stride, silu(gather(out, stride, n)), n);
+              }
         }
       });
 }
