@@ -129,6 +129,11 @@ describeOp('causalConv1dUpdate', () => {
     await check(inputs(new Random('empty'), b, d, s, 4, 3))
   })
 
+  test('a filter of one tap needs no state', async () => {
+    for (const cacheSeqlens of [undefined, [3, 0]])
+      for (const m of [0, 1]) await check({ ...inputs(new Random(m), 2, 20, 3, 1, m), cacheSeqlens })
+  })
+
   test('no new token changes nothing', async () => {
     const q = inputs(new Random('none'), 2, 3, 1, 4, 3)
     q.x = new NDArray([2, 3, 0])

@@ -1,5 +1,18 @@
 import { describe, expect, test } from 'vitest'
-import { add, linear, rmsNorm, scope, setThreads, silu, tensor, Tensor, zeros } from '../../lib/index.js'
+import {
+  add,
+  cat,
+  linear,
+  memory,
+  rmsNorm,
+  scope,
+  setThreads,
+  silu,
+  softmax,
+  tensor,
+  Tensor,
+  zeros,
+} from '../../lib/index.js'
 import { dut } from '../support/device.js'
 
 const on = { device: dut }
@@ -80,6 +93,33 @@ describe('inputs', () => {
     const sum = add(a, tensor(a, on))
     a.fill(9)
     expect((await sum.data()).every((v) => v === 2)).toBe(true)
+  })
+
+  test('a call that fails leaves no tensor behind', () => {
+    const x = tensor([[1, 2]], on)
+    const calls: (() => unknown)[] = [
+      () => softmax([[1, 2]], { dim: 5 }),
+      () => softmax(x, { dim: 5 }),
+      () => tensor(x, { dtype: 'float64' as 'float32' }),
+      () => tensor(x, { shape: [3] }),
+      () => tensor(x, { device: 'cuda:99' }),
+      () => add([1, 2, 3], x),
+      () => add([1, 2], 'b' as never),
+      () => x.copyFrom([1, 2, 3]),
+      () => x.copyFrom([[1, 2]].concat([[3, 4]])),
+      () => cat([x, [[1, 2, 3]]], 0),
+      () => cat([x, [[1, 2]], 'x' as never], 0),
+      () => x.reshape(5),
+      () => x.to('nowhere'),
+      () => zeros([2 ** 52], on),
+    ]
+    for (const call of calls) {
+      const before = memory()[dut.name]!.tensors
+      expect(() => scope(call)).toThrow(expect.objectContaining({ code: expect.stringMatching(/^ERR_/) }))
+      const inScope = memory()[dut.name]!.tensors
+      expect(call).toThrow()
+      expect([call.toString(), inScope, memory()[dut.name]!.tensors]).toEqual([call.toString(), before, before])
+    }
   })
 
   test('required ones', () => {
