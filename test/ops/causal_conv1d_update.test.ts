@@ -49,7 +49,7 @@ describeOp('causalConv1dUpdate', () => {
     s: [0, 1, 2, 3, 5, 11], // 0: x (b, d)
     w: [1, 2, 3, 4, 5, 9],
     longer: [0, 1, 3, 6], // than w − 1
-    d: [1, 2, 5, 16, 19, 48],
+    d: [1, 2, 5, 16, 19, 48, 130],
     b: [1, 2, 3],
     x: layouts,
     state: layouts,

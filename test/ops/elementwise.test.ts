@@ -8,7 +8,21 @@ import { layouts, place } from '../support/layout.js'
 import { describeCase, pairwise } from '../support/pairwise.js'
 import { Random } from '../support/random.js'
 
-const shapes = [[1], [2], [7], [16], [1000], [2, 3], [5, 16], [33, 65], [2, 1, 9], [3, 4, 17], [2, 3, 4, 5]]
+const shapes = [
+  [1],
+  [2],
+  [7],
+  [16],
+  [1000],
+  [16385],
+  [40000],
+  [2, 3],
+  [5, 16],
+  [33, 65],
+  [2, 1, 9],
+  [3, 4, 17],
+  [2, 3, 4, 5],
+]
 
 describeOp('silu', () => {
   test.each(

@@ -58,6 +58,36 @@ describeOp('linear', () => {
     expectKernel('linear')
   })
 
+  // Around the sizes at which kernels change over, and those of their blocks.
+  test.each([
+    [8, 300, 70],
+    [9, 300, 70],
+    [31, 384, 256],
+    [32, 385, 257],
+    [33, 383, 255],
+    [34, 384, 256],
+    [48, 769, 513],
+    [113, 1025, 33],
+    [34, 1, 300],
+    [260, 64, 17],
+    [40, 0, 5],
+  ])('%i × %i → %i, with everything', async (rows, ins, outs) => {
+    const random = new Random(rows + ins)
+    const [x, weight] = [random.normal([rows, ins]), random.normal([outs, ins], 1 / Math.sqrt(ins || 1))]
+    const [bias, residual] = [random.normal([outs]), random.normal([rows, outs])]
+    const options = { bias, residual, activation: 'silu' } as const
+    const want = reference(x, weight, options)
+    for (const layout of ['plain', 'offset', 'swapped'] as const) {
+      const out = linear(place(x, layout), place(weight, layout), {
+        bias: put(bias),
+        residual: place(residual, layout),
+        activation: 'silu',
+      })
+      expectKernel('linear')
+      expectClose(await take(out), want, { on, plain: () => reference(x, weight, options, float32) })
+    }
+  })
+
   test('a row’s result does not depend on the other rows’ values', async () => {
     const random = new Random('rows')
     const weight = put(random.normal([33, 65]))

@@ -11,7 +11,7 @@ import { Random } from '../support/random.js'
 describeOp('rmsNorm', () => {
   const grid = pairwise({
     rows: [[1], [2], [3, 7], [65], [2, 1, 33]],
-    n: [1, 2, 7, 8, 15, 16, 17, 33, 64, 257, 2050],
+    n: [1, 2, 7, 8, 15, 16, 17, 33, 64, 257, 2050, 4097, 9001],
     x: layouts,
     weight: [false, 'plain', 'offset'] as const,
     residual: [false, ...layouts],

@@ -37,7 +37,7 @@ describeOp('selectiveScan', () => {
   const grid = pairwise({
     L: [1, 2, 7, 33, 64, 65, 257, 2050],
     n: [1, 3, 4, 8, 16, 17, 64, 256, 300],
-    d: [1, 2, 5, 16, 19, 48],
+    d: [1, 2, 5, 16, 19, 48, 150],
     b: [1, 2, 3],
     u: layouts,
     delta: layouts,
@@ -96,6 +96,15 @@ describeOp('selectiveScan', () => {
     const random = new Random(d * 100 + groups)
     await check(scanInputs(random, { b: 2, d, L: 40, n: 16, groups, B: 'grouped', C: 'grouped' }), { u: 'swapped' })
     await check(scanInputs(random, { b: 2, d, L: 40, n: 5, groups, B: 'grouped', C: 'shared' }))
+  })
+
+  test.each([63, 64, 65, 127, 128, 129, 200, 257, 300])('%i channels', async (d) => {
+    for (const layout of ['plain', 'swapped', 'fused'] as const) {
+      const x = scanInputs(new Random(d), { b: 1, d, L: 70, n: 16 })
+      await check(x, { u: layout, delta: layout, z: layout, B: layout, C: layout })
+    }
+    const groups = d % 5 === 0 ? 5 : 1
+    await check(scanInputs(new Random(d), { b: 2, d, L: 20, n: 8, B: 'grouped', C: 'constant', groups }))
   })
 
   test.each([

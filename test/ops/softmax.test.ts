@@ -11,7 +11,7 @@ import { Random } from '../support/random.js'
 describeOp('softmax', () => {
   const grid = pairwise({
     rows: [[], [1], [3], [2, 7], [65]],
-    n: [1, 2, 7, 8, 15, 16, 17, 33, 257, 2050],
+    n: [1, 2, 7, 8, 15, 16, 17, 33, 257, 2050, 4097, 9001],
     layout: layouts,
     scale: [0.1, 3, 50],
     dim: [undefined, -1, 0],
