@@ -7,6 +7,8 @@
 #include <mutex>
 #include <thread>
 
+#include "core/executor.h"
+
 namespace seqmix::cpu {
 
 namespace {

@@ -17,13 +17,4 @@ int pool_threads();            // how many take part, the caller included
 void pool_set_threads(int n);  // from the next job on
 int hardware_threads();        // that this process may run on
 
-// In a loop that waits for another thread.
-inline void spin_pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
 }  // namespace seqmix::cpu

@@ -1,17 +1,10 @@
 #include "cpu/queue.h"
 
-#include <atomic>
-#include <condition_variable>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <mutex>
 #include <new>
-#include <thread>
 #include <vector>
 
-#include "core/problem/causal_conv1d.h"
-#include "core/problem/rows.h"
+#include "core/executor.h"
 #include "core/problem/selective_scan.h"
 #include "core/problem/selective_state_update.h"
 #include "cpu/context.h"
@@ -26,45 +19,27 @@ namespace {
 // Below this much work (scalar operations, before any vectorising) a problem on an idle queue runs in place: some 10
 // µs.
 constexpr double kInlineWork = 32768;
-// Items that may wait; one more blocks the caller until there is room.
-constexpr uint64_t kSlots = 512;
-constexpr size_t kLargestProblem = 2560;
-static_assert(sizeof(SelectiveScan) <= kLargestProblem && sizeof(SelectiveStateUpdate) <= kLargestProblem);
-static_assert(sizeof(CausalConv1d) <= kLargestProblem && sizeof(CausalConv1dUpdate) <= kLargestProblem);
-static_assert(sizeof(Linear) <= kLargestProblem && sizeof(Sample) <= kLargestProblem);
-constexpr int kSpins = 4000;
+static_assert(sizeof(SelectiveScan) <= Executor::kLargestPayload, "the largest problems fit an item");
+static_assert(sizeof(SelectiveStateUpdate) <= Executor::kLargestPayload);
 
-struct Item {
-  enum Kind { run, release, notify } kind;
+struct Block {
   void* memory;
   int64_t bytes;
-  Done done;
-  void* context;
-  alignas(16) unsigned char problem[kLargestProblem];
 };
 
-struct Scratch {
-  void* memory;
-  int64_t bytes;
+struct Notice {
+  Done done;
+  void* context;
 };
 
 }  // namespace
 
 struct Queue {
-  std::unique_ptr<Item[]> items{new Item[kSlots]};
-  std::atomic<uint64_t> head{0};  // items ended
-  std::atomic<uint64_t> tail{0};  // items put in
-  std::mutex mutex;
-  std::condition_variable news;  // for the executor: work; for the caller: room, or the end of work
-  std::atomic<bool> sleeping{false}, waiting{false};
-  std::atomic<bool> closed{false};
-  std::thread executor;
-
   Status failure;            // of an op that could not run; the next read takes it
   uint64_t index_error = 0;  // atomic in all that touches it: kernels set it while the caller may be taking it
-  uint64_t sequence = 0;
   std::atomic<const char*> last_kernel{""};
-  std::vector<Scratch> scratch;  // of the problem that runs
+  std::vector<Block> scratch;  // of the problem that runs
+  Executor executor{this};     // last, since it uses the rest
 };
 
 namespace cpu {
@@ -76,7 +51,7 @@ struct RunContext : Context {
 };
 
 void run_parallel(Context* c, int64_t count, Body body, void* argument) {
-  pool_run(count, c->threads, body, argument, &static_cast<RunContext*>(c)->queue->closed);
+  pool_run(count, c->threads, body, argument, &static_cast<RunContext*>(c)->queue->executor.closed());
 }
 
 void run_serially(Context*, int64_t count, Body body, void* argument) {
@@ -92,7 +67,7 @@ void* scratch(Context* c, int64_t bytes) {
 }
 
 void end_scratch(Queue& q) {
-  for (const Scratch& s : q.scratch) release_memory(s.memory, s.bytes);
+  for (const Block& s : q.scratch) release_memory(s.memory, s.bytes);
   q.scratch.clear();
 }
 
@@ -122,104 +97,41 @@ Status take_failure(Queue& q) {
   return failure;
 }
 
-void work(Queue& q) {
-  for (;;) {
-    const uint64_t at = q.head.load(std::memory_order_relaxed);
-    for (int i = 0; i < kSpins && q.tail.load(std::memory_order_acquire) == at && !q.closed; i++) spin_pause();
-    if (q.tail.load(std::memory_order_acquire) == at || q.closed) {
-      std::unique_lock lock(q.mutex);
-      q.sleeping = true;
-      q.news.wait(lock, [&] { return q.tail.load() != at || q.closed; });
-      q.sleeping = false;
-      if (q.closed) return;
-    }
-    Item& item = q.items[at % kSlots];
-    if (item.kind == Item::run) run_now(q, *reinterpret_cast<const Problem*>(item.problem), false);
-    if (item.kind == Item::release) release_memory(item.memory, item.bytes);
-    if (item.kind == Item::notify) {
-      const Status status = take_failure(q);
-      item.done(item.context, &status);
-    }
-    q.head.store(at + 1);
-    if (q.waiting.load()) {
-      std::lock_guard lock(q.mutex);
-      q.news.notify_all();
-    }
-  }
+void run_item(void* queue, void* payload) {
+  run_now(*static_cast<Queue*>(queue), *static_cast<const Problem*>(payload), false);
 }
 
-template <class Ready>
-void wait_until(Queue& q, Ready ready) {
-  for (int i = 0; i < kSpins; i++) {
-    if (ready()) return;
-    spin_pause();
-  }
-  std::unique_lock lock(q.mutex);
-  q.waiting = true;
-  q.news.wait(lock, ready);
-  q.waiting = false;
+void release_item(void*, void* payload) {
+  const Block& block = *static_cast<const Block*>(payload);
+  release_memory(block.memory, block.bytes);
 }
 
-// The slot for the next item; publish() hands it to the executor.
-Item& slot(Queue& q) {
-  const uint64_t at = q.tail.load(std::memory_order_relaxed);
-  if (at - q.head.load(std::memory_order_acquire) >= kSlots) wait_until(q, [&] { return at - q.head.load() < kSlots; });
-  return q.items[at % kSlots];
+void notify_item(void* queue, void* payload) {
+  const Notice& notice = *static_cast<const Notice*>(payload);
+  const Status status = take_failure(*static_cast<Queue*>(queue));
+  notice.done(notice.context, &status);
 }
 
-void publish(Queue& q) {
-  q.tail.fetch_add(1);
-  if (!q.sleeping.load()) return;
-  std::lock_guard lock(q.mutex);
-  q.news.notify_all();
+// What was to be released still is; what was to be run or told is not.
+void drop_item(void* queue, Executor::Act act, void* payload) {
+  if (act == release_item) release_item(queue, payload);
 }
 
 }  // namespace
 
-Queue* queue_open() {
-  Queue* const q = new Queue;
-  q->executor = std::thread([q] { work(*q); });
-  return q;
-}
-
-void queue_close(Queue* q) {
-  {
-    std::lock_guard lock(q->mutex);
-    q->closed = true;
-    q->news.notify_all();
-  }
-  q->executor.join();
-  // What was to be released still is; what was to be run or told is not.
-  for (uint64_t i = q->head; i != q->tail; i++)
-    if (q->items[i % kSlots].kind == Item::release)
-      release_memory(q->items[i % kSlots].memory, q->items[i % kSlots].bytes);
-  q->head.store(q->tail.load());
-}
-
+Queue* queue_open() { return new Queue; }
+void queue_close(Queue* q) { q->executor.close(drop_item); }
 void queue_destroy(Queue* q) { delete q; }
-
-// Sequentially consistent, since a caller that waits says so first and looks second, and the executor the other way
-// round.
-bool queue_idle(Queue* q) { return q->head.load() == q->tail.load(std::memory_order_relaxed); }
+bool queue_idle(Queue* q) { return q->executor.idle(); }
 
 void queue_release(Queue* q, void* memory, int64_t bytes) {
-  if (q->closed || queue_idle(q)) return release_memory(memory, bytes);
-  Item& item = slot(*q);
-  item.kind = Item::release;
-  item.memory = memory;
-  item.bytes = bytes;
-  publish(*q);
+  if (q->executor.closed() || queue_idle(q)) return release_memory(memory, bytes);
+  q->executor.post(release_item, Block{memory, bytes});
 }
 
 void queue_read(Queue* q, void* to, const void* from, int64_t bytes, Done done, void* context, Status* status) {
-  if (done && bytes == 0) {
-    Item& item = slot(*q);
-    item.kind = Item::notify;
-    item.done = done;
-    item.context = context;
-    return publish(*q);
-  }
-  wait_until(*q, [&] { return queue_idle(q); });
+  if (done && bytes == 0) return q->executor.post(notify_item, Notice{done, context});
+  q->executor.wait();
   if (bytes) std::memcpy(to, from, static_cast<size_t>(bytes));
   *status = take_failure(*q);
   if (done) done(context, status);
@@ -227,10 +139,7 @@ void queue_read(Queue* q, void* to, const void* from, int64_t bytes, Done done, 
 
 void queue_run(Queue* q, const Problem* p) {
   if (p->work < kInlineWork && queue_idle(q)) return run_now(*q, *p, true);
-  Item& item = slot(*q);
-  item.kind = Item::run;
-  std::memcpy(item.problem, p, p->bytes);
-  publish(*q);
+  q->executor.post(run_item, p, p->bytes);
 }
 
 uint64_t queue_take_index_error(Queue* q) {

@@ -42,7 +42,8 @@ Registry& registry() {
 
 }  // namespace
 
-Allocator::Allocator(int device, cudaStream_t stream) : device_(device), stream_(stream) {
+Allocator::Allocator(int device, cudaStream_t stream, Executor* launcher)
+    : device_(device), stream_(stream), launcher_(launcher) {
   const char* const mode = std::getenv("SEQMIX_CUDA_ALLOCATOR");
   if (mode && *mode && std::strcmp(mode, "guarded") != 0 && std::strcmp(mode, "caching") != 0)
     throw Error(Code::option_range, std::string("SEQMIX_CUDA_ALLOCATOR: expected caching or guarded, got ") + mode);
@@ -69,6 +70,8 @@ void* Allocator::allocate(int64_t bytes) {
 
 void Allocator::release(void* memory, int64_t bytes) {
   if (guarded_) {
+    wait_for_launches();
+    choose(device_);
     (void)cudaStreamSynchronize(stream_);
     (void)cudaFree(memory);
     return;
@@ -102,10 +105,11 @@ void* Allocator::from_device(int64_t bytes) {
   const bool large = rounded(bytes) >= kLarge;
   const int64_t size = guarded_ ? bytes : large ? round_up(bytes, kLargeGrain) : rounded(bytes);
   void* block = nullptr;
+  choose(device_);
   cudaError_t error = cudaMalloc(&block, static_cast<size_t>(size));
   if (error == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
-    trim_all();
+    trim();
     error = cudaMalloc(&block, static_cast<size_t>(size));
     if (error == cudaErrorMemoryAllocation) {
       (void)cudaGetLastError();
@@ -135,12 +139,24 @@ void Allocator::take_cached(std::vector<void*>* blocks) {
   large_.clear();
 }
 
-void Allocator::trim_all() {
+void Allocator::wait_for_launches() {
+  if (!launcher_->is_this_thread()) launcher_->wait();
+}
+
+// What was released may still be read by work that has yet to be launched, so the JavaScript thread waits for the
+// launchers. A launcher takes its own cache alone: nothing it has not launched uses that, and two launchers that waited
+// for each other would wait for ever.
+void Allocator::trim() {
   std::vector<void*> blocks;
-  {
+  if (launcher_->is_this_thread()) {
+    take_cached(&blocks);
+  } else {
     const std::lock_guard lock(registry().mutex);
-    for (Allocator* const other : registry().all)
-      if (other->device_ == device_) other->take_cached(&blocks);
+    for (Allocator* const other : registry().all) {
+      if (other->device_ != device_) continue;
+      other->take_cached(&blocks);
+      other->launcher_->wait();
+    }
   }
   check(device_, cudaDeviceSynchronize(), "an allocation");
   for (void* const block : blocks) (void)cudaFree(block);

@@ -77,12 +77,7 @@ Queue* open(int device, Status* status) {
 }
 
 void close(Queue* queue) {
-  guard(nullptr, [&] {
-    queue->reader.close();
-    // While the process ends, CUDA may be unloading already: then nothing runs any more.
-    if (cudaSetDevice(queue->device) == cudaSuccess) (void)cudaStreamSynchronize(queue->handles.stream);
-    (void)cudaGetLastError();
-  });
+  guard(nullptr, [&] { queue->close(); });
 }
 
 void destroy(Queue* queue) {
@@ -95,10 +90,7 @@ void destroy(Queue* queue) {
 
 void* allocate(Queue* queue, int64_t bytes, Status* status) {
   void* memory = nullptr;
-  guard(status, [&] {
-    queue->enter();
-    memory = queue->memory.allocate(bytes);
-  });
+  guard(status, [&] { memory = queue->allocate(bytes); });
   return memory;
 }
 
@@ -107,10 +99,7 @@ void release(Queue* queue, void* memory, int64_t bytes) {
 }
 
 void write(Queue* queue, void* to, const void* from, int64_t bytes, Status* status) {
-  guard(status, [&] {
-    queue->enter();
-    queue->uploader.write(to, from, bytes);
-  });
+  guard(status, [&] { queue->write(to, from, bytes); });
 }
 
 void read(Queue* queue, void* to, const void* from, int64_t bytes, Done done, void* context, Status* status) {
@@ -125,7 +114,7 @@ bool idle(Queue*) { return false; }
 
 uint64_t take_index_error(Queue* queue) { return queue->take_index_error(); }
 
-const char* last_kernel(Queue* queue) { return queue->last_kernel; }
+const char* last_kernel(Queue* queue) { return queue->last_kernel(); }
 
 const Backend table = {
     kBackendAbi, device_count, device_info,      open,        close,   destroy,       allocate, release, write, read,

@@ -79,4 +79,9 @@ void expect_alive(int device) {
   throw Error(Code::cuda, f.message[device]);
 }
 
+void choose(int device) {
+  expect_alive(device);
+  check(device, cudaSetDevice(device), "choosing the device");
+}
+
 }  // namespace seqmix::cuda

@@ -14,6 +14,9 @@ void check(int device, cudaError_t error, const char* doing);
 // Throws the device's fault, if it has had one.
 void expect_alive(int device);
 
+// Makes the device this thread's. Others on it may have chosen another; where nothing changes it costs little.
+void choose(int device);
+
 // cudaErrorNoDevice (no CUDA-capable device is detected)
 std::string describe(cudaError_t error);
 
