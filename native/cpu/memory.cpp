@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <mutex>
@@ -16,14 +17,12 @@ constexpr bool kCaching = false;  // so that the sanitizer sees the end of every
 #else
 constexpr bool kCaching = true;
 #endif
-constexpr uint64_t kSmall = 64 << 10;                // below it malloc is as good
 constexpr uint64_t kMostKept = uint64_t{256} << 20;  // when this is passed, what is kept goes back to the system
 
-// Eight sizes between powers of two: at most an eighth of a block is lost.
+// Multiples of 64, and eight sizes between powers of two: of a large block at most an eighth is lost.
 uint64_t rounded(int64_t bytes) {
-  const uint64_t n = static_cast<uint64_t>(bytes);
-  if (n < kSmall) return (n + 63) / 64 * 64;
-  const uint64_t step = std::bit_floor(n) / 8;
+  const uint64_t n = bytes > 0 ? static_cast<uint64_t>(bytes) : 1;
+  const uint64_t step = std::max<uint64_t>(64, std::bit_floor(n) / 8);
   return (n + step - 1) / step * step;
 }
 
@@ -89,8 +88,8 @@ int64_t machine_memory() {
 void* allocate_memory(int64_t bytes) {
   // The system may promise more than the machine has, and end the process when that is used.
   if (bytes > machine_memory()) return nullptr;
+  if (!kCaching) return std::aligned_alloc(64, (static_cast<uint64_t>(bytes) + 63) / 64 * 64);
   const uint64_t size = rounded(bytes);
-  if (!kCaching || size < kSmall) return std::aligned_alloc(64, (static_cast<uint64_t>(bytes) + 63) / 64 * 64);
   if (void* const memory = cache().take(size)) return memory;
   if (void* const memory = std::aligned_alloc(64, size)) return memory;
   {
@@ -101,8 +100,7 @@ void* allocate_memory(int64_t bytes) {
 }
 
 void release_memory(void* memory, int64_t bytes) {
-  const uint64_t size = rounded(bytes);
-  if (!kCaching || size < kSmall || !cache().keep(memory, size)) std::free(memory);
+  if (!kCaching || !cache().keep(memory, rounded(bytes))) std::free(memory);
 }
 
 }  // namespace seqmix::cpu

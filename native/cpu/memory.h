@@ -1,6 +1,6 @@
-// Memory of the CPU's tensors and of what kernels write in passing, one cache for the process. Large blocks that were
-// given back are kept for the next of their size: fresh memory from the system costs a page fault every 4 KiB, which
-// for a bandwidth-bound op is as much time as its work.
+// Memory of the CPU's tensors and of what kernels write in passing, one cache for the process. Blocks that were given
+// back are kept for the next of their size: fresh memory from the system costs a page fault every 4 KiB, which for a
+// bandwidth-bound op is as much time as its work, and aligned allocation by the C library is slow for small ones.
 #pragma once
 #include <cstdint>
 
