@@ -3,6 +3,7 @@
 // before the piece come from the row itself, from initial_states, or are 0. Floor: x read and out written once.
 
 constexpr int64_t kConvPiece = 2048;  // tokens a thread takes at a time
+constexpr int kConvLanes = 4;         // and vectors of channels
 
 // Input t of a channel, -w < t < L, wherever it is.
 SEQMIX_VERB float conv_input(const CausalConv1d& p, int64_t b, int64_t c, int64_t t) {
@@ -25,12 +26,27 @@ inline void conv_channel(const CausalConv1d& p, int64_t b, int64_t c, int64_t t0
   if (t0 >= w - 1 && p.x.stride[2] == 1) {
     from = x + t0 - (w - 1);
   } else {
-    for (int64_t i = 0; i < n + w - 1; i++) inputs[i] = conv_input(p, b, c, t0 - (w - 1) + i);
+    const int64_t before = most(0, w - 1 - t0);
+    for (int64_t i = 0; i < before; i++) inputs[i] = conv_input(p, b, c, t0 - (w - 1) + i);
+    x += (t0 - (w - 1) + before) * p.x.stride[2];
+    for (int64_t i = before; i < n + w - 1; i += W, x += W * p.x.stride[2]) {
+      const int64_t count = least(W, n + w - 1 - i);
+      store_head(inputs + i, gather(x, p.x.stride[2], count), count);
+    }
   }
   const float* const weight = floats(p.weight) + c * p.weight.stride[0];
   const vf bias = set1(p.bias.present ? floats(p.bias)[c * p.bias.stride[0]] : 0.0f);
   float* const out = floats(p.out) + b * p.out.stride[0] + c * p.out.stride[1] + t0 * p.out.stride[2];
-  for (int64_t i = 0; i < n; i += W) {
+  int64_t i = 0;
+  if (w == 4 && !sequence && p.out.stride[2] == 1) {  // the width that models have, with the filter in registers
+    const int64_t sw = p.weight.stride[1];
+    const vf w0 = set1(weight[0]), w1 = set1(weight[sw]), w2 = set1(weight[2 * sw]), w3 = set1(weight[3 * sw]);
+    for (; i + W <= n; i += W) {
+      const vf v = fma(w1, load(from + i + 1), fma(w0, load(from + i), bias));
+      store(out + i, activated(p.activation, fma(w3, load(from + i + 3), fma(w2, load(from + i + 2), v))));
+    }
+  }
+  for (; i < n; i += W) {
     const int64_t count = least(W, n - i);
     vf v = bias;
     for (int64_t k = 0; k < w; k++) {
@@ -70,18 +86,49 @@ inline void conv_channels(const CausalConv1d& p, int64_t b, int64_t c, int64_t c
   }
 }
 
+// N vectors of channels next to each other, tokens [t0, t1), all of whose taps are in x. A row of W floats is one cache
+// line: rows are asked for ahead, since they lie too far apart for the processor to guess.
+template <int N>
+inline void conv_inside(const CausalConv1d& p, int64_t b, int64_t c, int64_t t0, int64_t t1, vf* weight) {
+  constexpr int64_t kAhead = 16;
+  const int64_t w = p.weight.shape[1], st = p.x.stride[2];
+  vf bias[N];
+  for (int i = 0; i < N; i++) {
+    bias[i] = channels(p.bias, c + i * W, W, 0);
+    for (int64_t k = 0; k < w; k++)
+      weight[k * N + i] =
+          gather(floats(p.weight) + (c + i * W) * p.weight.stride[0] + k * p.weight.stride[1], p.weight.stride[0], W);
+  }
+  const float* x = floats(p.x) + b * p.x.stride[0] + c + (t0 - (w - 1)) * st;
+  float* out = floats(p.out) + b * p.out.stride[0] + c + t0 * p.out.stride[2];
+  for (int64_t t = t0; t < t1; t++) {
+    vf v[N];
+    const int64_t ahead = least(kAhead, t1 - 1 - t);
+    for (int i = 0; i < N; i++) {
+      v[i] = bias[i];
+      __builtin_prefetch(x + (w - 1 + ahead) * st + i * W);
+      __builtin_prefetch(out + ahead * p.out.stride[2] + i * W, 1);
+    }
+    for (int64_t k = 0; k < w; k++)
+      for (int i = 0; i < N; i++) v[i] = fma(weight[k * N + i], load(x + k * st + i * W), v[i]);
+    for (int i = 0; i < N; i++) store(out + i * W, activated(p.activation, v[i]));
+    x += st;
+    out += p.out.stride[2];
+  }
+}
+
 static void causal_conv1d_kernel(Context& context, const Problem& problem) {
   const auto& p = static_cast<const CausalConv1d&>(problem);
   const int64_t batch = p.x.shape[0], d = p.x.shape[1], L = p.x.shape[2], w = p.weight.shape[1];
   const bool channels_last = p.x.stride[1] == 1 && p.out.stride[1] == 1 && d > 1;
   context.kernel = channels_last ? SEQMIX_KERNEL("causal_conv1d.bld") : SEQMIX_KERNEL("causal_conv1d.bdl");
 
-  const int64_t together = channels_last ? W : 1;
+  const int64_t together = channels_last ? kConvLanes * W : 1;
   const int64_t blocks = ceil_div(d, together), pieces = ceil_div(L, kConvPiece);
   const int64_t reach = kConvPiece + w - 1 + W;
   float* const inputs = scratch<float>(context, reach * context.threads);
   int32_t* const sequences = p.seq_idx.present ? scratch<int32_t>(context, reach * context.threads) : nullptr;
-  vf* const weights = scratch<vf>(context, w * context.threads);
+  vf* const weights = scratch<vf>(context, w * kConvLanes * context.threads);
   const int64_t grain = grain_of(least(L, kConvPiece) * together);
   parallel_ranges(context, batch * pieces * blocks, grain, [&](int64_t begin, int64_t end, int thread) {
     int64_t staged = -1;  // the (batch, piece) whose sequence numbers lie in scratch
@@ -101,10 +148,18 @@ static void causal_conv1d_kernel(Context& context, const Problem& problem) {
         const int64_t wanted = t1 - t0 + w - 1 + W;
         for (int64_t j = 1; j < wanted; j++) sequence[j] = sequence[j - 1] + (number(j) != number(j - 1));
       }
-      if (channels_last)
-        conv_channels(p, b, c, least(W, d - c), t0, t1, weights + thread * w, sequence);
-      else
+      if (!channels_last) {
         conv_channel(p, b, c, t0, t1, inputs + thread * reach, sequence);
+        continue;
+      }
+      vf* const weight = weights + thread * w * kConvLanes;
+      const int64_t c1 = least(d, c + together);
+      // The first tokens reach before the row; packed sequences are looked at token by token.
+      const bool inside = c1 - c == together && !sequence;
+      const int64_t edge = inside ? least(t1, most(t0, w - 1)) : t1;
+      for (int64_t at = c; at < c1 && edge > t0; at += W)
+        conv_channels(p, b, at, least(W, d - at), t0, edge, weight, sequence);
+      if (edge < t1) conv_inside<kConvLanes>(p, b, c, edge, t1, weight);
     }
   });
   if (!p.final_states.present || w == 1) return;
@@ -115,96 +170,4 @@ static void causal_conv1d_kernel(Context& context, const Problem& problem) {
         floats(f)[i / d * f.stride[0] + i % d * f.stride[1] + k * f.stride[2]] =
             conv_input(p, i / d, i % d, L - (w - 1) + k);
   });
-}
-
-// The update: each channel's s new tokens against a state of its last inputs. Tokens run in order; a tap older than
-// the new tokens is read from the state before the state is changed.
-
-// Place of position `position` in a ring; positions before the first wrap as well.
-SEQMIX_VERB int64_t ring_slot(int64_t position, int64_t length) {
-  const int64_t r = position % length;
-  return r < 0 ? r + length : r;
-}
-
-SEQMIX_VERB void conv_update_channel(const CausalConv1dUpdate& p, int64_t b, int64_t c, float* state, int64_t position,
-                                     float* out) {
-  const int64_t s = p.x.shape[2], w = p.weight.shape[1], length = p.conv_state.shape[2];
-  const int64_t ss = p.conv_state.stride[2], sx = p.x.stride[2], so = p.out.stride[2];
-  const bool ring = p.cache_seqlens.present;
-  const float* const x = floats(p.x) + b * p.x.stride[0] + c * p.x.stride[1];
-  const float* const weight = floats(p.weight) + c * p.weight.stride[0];
-  const float bias = p.bias.present ? floats(p.bias)[c * p.bias.stride[0]] : 0.0f;
-  for (int64_t t = 0; t < s; t++) {
-    float v = bias;
-    for (int64_t k = 0; k < w; k++) {
-      const int64_t at = t - (w - 1) + k;
-      const float tap = at >= 0 ? x[at * sx] : state[(ring ? ring_slot(position + at, length) : length + at) * ss];
-      v = __builtin_fmaf(weight[k * p.weight.stride[1]], tap, v);
-    }
-    out[t * so] = v;
-  }
-  if (ring) {
-    for (int64_t t = most(0, s - length); t < s; t++) state[ring_slot(position + t, length) * ss] = x[t * sx];
-  } else {
-    for (int64_t i = 0; i < length; i++) {
-      const int64_t from = i + s;  // where in the old state followed by x the new state's element i is
-      state[i * ss] = from < length ? state[from * ss] : x[(from - length) * sx];
-    }
-  }
-}
-
-// One token for n <= W channels from c, when the state is no ring: the same, channels side by side.
-SEQMIX_VERB void conv_update_token(const CausalConv1dUpdate& p, int64_t b, int64_t c, int64_t n, float* state) {
-  const int64_t w = p.weight.shape[1], length = p.conv_state.shape[2];
-  const int64_t across = p.conv_state.stride[1], along = p.conv_state.stride[2], so = p.out.stride[1];
-  const vf x = gather(floats(p.x) + b * p.x.stride[0] + c * p.x.stride[1], p.x.stride[1], n);
-  const float* const weight = floats(p.weight) + c * p.weight.stride[0];
-  state += c * across;
-  vf v = channels(p.bias, c, n, 0.0f);
-  for (int64_t k = 0; k < w; k++) {
-    const vf tap = k == w - 1 ? x : gather(state + (length - (w - 1) + k) * along, across, n);
-    v = fma(gather(weight + k * p.weight.stride[1], p.weight.stride[0], n), tap, v);
-  }
-  scatter(floats(p.out) + b * p.out.stride[0] + c * so, so, p.activation == Activation::silu ? silu(v) : v, n);
-  for (int64_t i = 0; i < length; i++)
-    scatter(state + i * along, across, i + 1 < length ? gather(state + (i + 1) * along, across, n) : x, n);
-}
-
-static void causal_conv1d_update_kernel(Context& context, const Problem& problem) {
-  const auto& p = static_cast<const CausalConv1dUpdate&>(problem);
-  context.kernel = SEQMIX_KERNEL("causal_conv1d_update");
-  const int64_t batch = p.x.shape[0], d = p.x.shape[1], s = p.x.shape[2], w = p.weight.shape[1];
-  const int64_t blocks = ceil_div(d, 64);
-  parallel_ranges(
-      context, batch * blocks, grain_of(64 * (s * w + p.conv_state.shape[2])), [&](int64_t begin, int64_t end, int) {
-        for (int64_t i = begin; i < end; i++) {
-          const int64_t b = i / blocks, c0 = i % blocks * 64, c1 = least(d, c0 + 64);
-          const int64_t slot = p.state_indices.present ? ints(p.state_indices)[b * p.state_indices.stride[0]] : b;
-          const bool bad = slot >= p.conv_state.shape[0];
-          if (bad) report_index_error(context, p);
-          const int64_t position = p.cache_seqlens.present ? ints(p.cache_seqlens)[b * p.cache_seqlens.stride[0]] : 0;
-          if (s == 1 && !p.cache_seqlens.present && !bad && slot >= 0) {
-            float* const state = floats(p.conv_state) + slot * p.conv_state.stride[0];
-            for (int64_t c = c0; c < c1; c += W) conv_update_token(p, b, c, least(W, c1 - c), state);
-            continue;
-          }
-          for (int64_t c = c0; c < c1; c++) {
-            float* const out = floats(p.out) + b * p.out.stride[0] + c * p.out.stride[1];
-            if (bad || slot < 0) {
-              for (int64_t t = 0; t < s; t++) out[t * p.out.stride[2]] = 0;
-              continue;
-            }
-            conv_update_channel(p, b, c,
-                                floats(p.conv_state) + slot * p.conv_state.stride[0] + c * p.conv_state.stride[1],
-                                position, out);
-          }
-          if (p.activation == Activation::silu)  // over channels, since there is mostly one token; silu(0) = 0
-            for (int64_t t = 0; t < s; t++)
-              for (int64_t c = c0; c < c1; c += W) {
-                const int64_t n = least(W, c1 - c), stride = p.out.stride[1];
-                float* const out = floats(p.out) + b * p.out.stride[0] + c * stride + t * p.out.stride[2];
-                scatter(out, stride, silu(gather(out, stride, n)), n);
-              }
-        }
-      });
 }

@@ -13,6 +13,10 @@ SEQMIX_VERB __m256i head(int64_t n) {
 SEQMIX_VERB vf load_head(const float* p, int64_t n) { return _mm256_maskload_ps(p, head(n)); }
 SEQMIX_VERB void store_head(float* p, vf v, int64_t n) { _mm256_maskstore_ps(p, head(n), v); }
 
+SEQMIX_VERB vf load_strided(const float* p, int64_t s) {
+  return _mm256_setr_ps(p[0], p[s], p[2 * s], p[3 * s], p[4 * s], p[5 * s], p[6 * s], p[7 * s]);
+}
+
 SEQMIX_VERB vf fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 SEQMIX_VERB vf fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
 

@@ -11,6 +11,11 @@ SEQMIX_VERB vm head(int64_t n) { return static_cast<vm>(_bzhi_u32(0xffffu, stati
 SEQMIX_VERB vf load_head(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(head(n), p); }
 SEQMIX_VERB void store_head(float* p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, head(n), v); }
 
+SEQMIX_VERB vf load_strided(const float* p, int64_t s) {
+  return _mm512_setr_ps(p[0], p[s], p[2 * s], p[3 * s], p[4 * s], p[5 * s], p[6 * s], p[7 * s], p[8 * s], p[9 * s],
+                        p[10 * s], p[11 * s], p[12 * s], p[13 * s], p[14 * s], p[15 * s]);
+}
+
 SEQMIX_VERB vf fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 SEQMIX_VERB vf fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
 

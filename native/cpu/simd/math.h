@@ -44,6 +44,7 @@ SEQMIX_VERB vf silu(vf x) { return x / (set1(1.0f) + exp(set1(0.0f) - x)); }
 // The loads and stores of a vector whose elements lie `stride` apart; n of them, the others 0.
 SEQMIX_VERB vf gather(const float* p, int64_t stride, int64_t n) {
   if (stride == 1) return load_head(p, n);
+  if (n == W) return load_strided(p, stride);
   float buffer[W] = {};
   for (int64_t i = 0; i < n; i++) buffer[i] = p[i * stride];
   return load(buffer);

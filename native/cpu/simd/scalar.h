@@ -25,6 +25,8 @@ SEQMIX_VERB void store_head(float* p, vf v, int64_t n) {
     if (i < n) p[i] = v[i];
 }
 
+SEQMIX_VERB vf load_strided(const float* p, int64_t s) { return vf{p[0], p[s], p[2 * s], p[3 * s]}; }
+
 // a b + c, c - a b: here in two roundings
 SEQMIX_VERB vf fma(vf a, vf b, vf c) { return a * b + c; }
 SEQMIX_VERB vf fnma(vf a, vf b, vf c) { return c - a * b; }

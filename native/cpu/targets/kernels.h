@@ -11,6 +11,7 @@
 #include "cpu/kernels/gemm.h"
 #include "cpu/kernels/linear.h"
 #include "cpu/kernels/causal_conv1d.h"
+#include "cpu/kernels/causal_conv1d_update.h"
 #include "cpu/kernels/tile.h"
 #include "cpu/kernels/selective_scan.h"
 #include "cpu/kernels/selective_state_update.h"
