@@ -1,6 +1,6 @@
 // copy: dst = src, converted. Both views have one shape and any strides. Dimensions are taken in the order of dst's
 // strides, so that writes run along memory; where src runs along another dimension than dst, the two are walked in
-// tiles of 32 x 32, so that a cache line of either side is used up while it is near. Floor: the bytes.
+// tiles of 64 x 64, so that a cache line of either side is used up while it is near. Floor: the bytes.
 
 // n values, whose places lie ss and ds elements apart.
 using CopyRow = void (*)(const void* src, int64_t ss, void* dst, int64_t ds, int64_t n);
@@ -42,7 +42,7 @@ static const CopyRow copy_rows[6][6] = {
      convert_row<Truth, int64_t>, move_row<uint8_t>},
 };
 
-constexpr int64_t kCopyTile = 32;
+constexpr int64_t kCopyTile = 64;
 
 SEQMIX_VERB int64_t magnitude(int64_t x) { return x < 0 ? -x : x; }
 
@@ -52,6 +52,23 @@ SEQMIX_VERB void swap_dimensions(View& v, int i, int j) {
   v.stride[i] = v.stride[j];
   v.shape[j] = shape;
   v.stride[j] = stride;
+}
+
+// The 4-byte case of a tile where memory runs along n in dst and along m in src: W x W at a time through registers. The
+// next rows of src are asked for meanwhile, since they lie a page or more apart.
+inline void transpose_tile(const float* s, int64_t sn, float* d, int64_t dm, int64_t n, int64_t m) {
+  for (int64_t n0 = 0; n0 < n; n0 += W) {
+    const int64_t rows = least(W, n - n0);
+    for (int64_t i = n0 + W; i < least(n, n0 + 2 * W); i++)
+      for (int64_t j = 0; j < m; j += 16) __builtin_prefetch(s + i * sn + j);
+    for (int64_t m0 = 0; m0 < m; m0 += W) {
+      const int64_t columns = least(W, m - m0);
+      vf block[W];
+      for (int64_t i = 0; i < W; i++) block[i] = i < rows ? load_head(s + (n0 + i) * sn + m0, columns) : set1(0);
+      transpose(block);
+      for (int64_t j = 0; j < columns; j++) store_head(d + (m0 + j) * dm + n0, block[j], rows);
+    }
+  }
 }
 
 // Tiles of the last two dimensions, along the last in dst's memory and the one before it in src's.
@@ -67,6 +84,9 @@ inline void copy_tiled(Context& context, const View& src, const View& dst, CopyR
     const int64_t plane = i / strips, m0 = i % strips * kCopyTile, m1 = least(m, m0 + kCopyTile);
     const char* const s = static_cast<const char*>(src.data) + row_offset(s_outer, plane) * from;
     char* const d = static_cast<char*>(dst.data) + row_offset(d_outer, plane) * to;
+    if (row_copy == move_row<uint32_t> && sm == 1 && dn == 1)
+      return transpose_tile(reinterpret_cast<const float*>(s + m0 * from), sn,
+                            reinterpret_cast<float*>(d + m0 * dm * to), dm, n, m1 - m0);
     for (int64_t n0 = 0; n0 < n; n0 += kCopyTile)
       for (int64_t j = m0; j < m1; j++)
         row_copy(s + (j * sm + n0 * sn) * from, sn, d + (j * dm + n0 * dn) * to, dn, least(kCopyTile, n - n0));
