@@ -1,7 +1,7 @@
-// sample: one draw a row, as core/sample_math.h defines it to the bit. The weights of a row, as integers, are made once
-// into scratch memory; topK and topP only cut a set off below a key, so both look for that key digit by digit, from the
-// top, through a histogram of 2048 counts or weights: three passes over the row, no sorting. Rows are spread over the
-// pool.
+// sample: one draw a row, as core/sample_math.h defines it to the bit. A small topK takes its elements with topk's heap,
+// and all the rest concerns those few. Otherwise the weights of a row, as integers, are made once into scratch memory;
+// topK and topP only cut a set off below a key, so both look for that key digit by digit, from the top, through a
+// histogram of 2048 counts or weights: three passes over the row, no sorting. Rows are spread over the pool.
 
 constexpr int kDigit = 11;  // 32 bits of order_key in digits of 11, 11 and 10
 constexpr int64_t kDigits = int64_t{1} << kDigit;
@@ -58,11 +58,46 @@ SEQMIX_VERB void for_each_kept(const float* x, int64_t n, const Cut& cut, const 
   }
 }
 
+// The draw from few elements: best first, cut to the prefix that topP keeps, then in index order.
+inline int64_t sample_few(const Sample& p, const float* x, int64_t n, int64_t row, uint64_t* best, uint64_t* weights) {
+  int64_t kept = p.top_k;
+  best_keys(x, n, kept, best);
+  uint64_t total = 0;
+  for (int64_t i = 0; i < kept; i++) {
+    weights[i] = sampling::weight_of(x[choice_index(best[i])], x[choice_index(best[0])], p.temperature);
+    total += weights[i];
+  }
+  if (p.top_p < 1) {
+    const uint64_t wanted = sampling::nucleus(p.top_p, total);
+    total = weights[0];
+    int64_t count = 1;
+    while (count < kept && total < wanted) total += weights[count++];
+    kept = count;
+  }
+  const uint64_t r = sampling::high_product(sampling::hash(p.seed, p.step, static_cast<uint64_t>(row)), total);
+  for (int64_t i = 1; i < kept; i++) {  // by insertion
+    const uint64_t key = best[i], weight = weights[i];
+    int64_t at = i;
+    for (; at > 0 && choice_index(best[at - 1]) > choice_index(key); at--) {
+      best[at] = best[at - 1];
+      weights[at] = weights[at - 1];
+    }
+    best[at] = key;
+    weights[at] = weight;
+  }
+  int64_t i = 0;
+  for (uint64_t running = weights[0]; running <= r && i + 1 < kept; running += weights[i]) i++;
+  return choice_index(best[i]);
+}
+
+constexpr int64_t kFew = 256;
+
 inline int64_t sample_row(const Sample& p, const float* x, int64_t n, int64_t row, uint64_t* weights,
                           uint64_t* histogram) {
   const int64_t best = argmax_row(x, n);
   const float highest_x = x[best];
   if (p.temperature == 0 || !(highest_x - highest_x == 0)) return best;  // NaN, +∞, or nothing but −∞
+  if (p.top_k > 0 && p.top_k < n && p.top_k <= kFew) return sample_few(p, x, n, row, histogram, weights);
   for (int64_t i = 0; i < n; i++) weights[i] = sampling::weight_of(x[i], highest_x, p.temperature);
   Cut cut;
   if (p.top_k > 0 && p.top_k < n)
