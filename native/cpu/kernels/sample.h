@@ -1,7 +1,7 @@
-// sample: one draw a row, as core/sample_math.h defines it to the bit. A small topK takes its elements with topk's heap,
-// and all the rest concerns those few. Otherwise the weights of a row, as integers, are made once into scratch memory;
-// topK and topP only cut a set off below a key, so both look for that key digit by digit, from the top, through a
-// histogram of 2048 counts or weights: three passes over the row, no sorting. Rows are spread over the pool.
+// sample: one draw a row, as core/sample_math.h defines it to the bit. A small topK takes its elements with topk's
+// heap, and all the rest concerns those few. Otherwise the weights of a row, as integers, are made once into scratch
+// memory; topK and topP only cut a set off below a key, so both look for that key digit by digit, from the top, through
+// a histogram of 2048 counts or weights: three passes over the row, no sorting. Rows are spread over the pool.
 
 constexpr int kDigit = 11;  // 32 bits of order_key in digits of 11, 11 and 10
 constexpr int64_t kDigits = int64_t{1} << kDigit;
