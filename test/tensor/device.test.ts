@@ -60,7 +60,10 @@ describe('devices', () => {
 
   test.runIf(dut.type === 'cuda')('mixed devices throw', () => {
     expect(() => add(tensor([1], { device: dut }), tensor([1], { device: 'cpu' }))).toThrow(
-      expect.objectContaining({ code: 'ERR_DEVICE', message: 'b: expected a tensor on cuda:0 as a is, got one on cpu' }),
+      expect.objectContaining({
+        code: 'ERR_DEVICE',
+        message: 'b: expected a tensor on cuda:0 as a is, got one on cpu',
+      }),
     )
   })
 })
