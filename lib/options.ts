@@ -38,7 +38,7 @@ export function checkOptions(options: object, known: readonly string[]): void {
     throw typeError('ERR_OPTION', 'options', `an object of ${known.join(', ')}`, shown(options))
   for (const name of Object.keys(options)) {
     if (known.includes(name)) continue
-    const meant = name.length > 64 ? undefined : nearest(name, known)
+    const meant = name === '' || name.length > 64 ? undefined : nearest(name, known)
     throw typeError('ERR_OPTION', 'options', meant ?? `one of ${known.join(', ')}`, meant ? name : shown(name))
   }
 }

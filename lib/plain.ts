@@ -55,7 +55,7 @@ export function className(value: ArrayBufferView): string {
 }
 
 /** @internal a shape that the caller gave */
-export function checkedShape(shape: unknown, what = 'shape'): number[] {
+export function checkedShape(shape: unknown, what = 'shape', least = 0): number[] {
   if (!Array.isArray(shape)) throw typeError('ERR_SHAPE', what, 'an array of whole numbers', shown(shape))
   const given = shape as readonly unknown[]
   const rank = given.length
@@ -63,8 +63,8 @@ export function checkedShape(shape: unknown, what = 'shape'): number[] {
   const checked: number[] = [] // a copy, each entry read once: getters could say something else the next time
   for (let i = 0; i < rank; i++) {
     const n = given[i]
-    if (typeof n !== 'number' || !Number.isSafeInteger(n) || n < 0) {
-      throw rangeError('ERR_SHAPE', what, 'whole numbers from 0 on', shown(n))
+    if (typeof n !== 'number' || !Number.isSafeInteger(n) || n < least) {
+      throw rangeError('ERR_SHAPE', what, `whole numbers from ${least} on`, shown(n))
     }
     checked.push(n)
   }

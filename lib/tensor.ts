@@ -4,7 +4,7 @@ import { type DType, type TensorData, arrays, dtypeNumber, dtypes } from './dtyp
 import { SeqmixError, rangeError, shown, typeError } from './errors.js'
 import { type Handle, native } from './native.js'
 import { checkOptions } from './options.js'
-import { type PlainInput, checkedShape, plainOf, sizeOf } from './plain.js'
+import { type Plain, type PlainInput, checkedShape, plainOf, sizeOf } from './plain.js'
 
 /** What an op takes as a tensor. Plain inputs go to the device of the op's first Tensor argument, else to `device()`. */
 export type TensorInput = Tensor | PlainInput
@@ -292,7 +292,7 @@ function* tensorsIn(value: unknown, seen: Set<object>): Iterable<Tensor> {
   if (Tensor.isTensor(value)) {
     yield value
   } else if (Array.isArray(value)) {
-    for (const item of value as unknown[]) yield* tensorsIn(item, seen)
+    for (const item of Object.values(value)) yield* tensorsIn(item, seen) // what is there: arrays may be sparse
   } else if (typeof (value as { tensors?: unknown }).tensors === 'function') {
     for (const item of (value as { tensors(): Iterable<unknown> }).tensors()) yield* tensorsIn(item, seen)
   } else if (Object.getPrototypeOf(value) === Object.prototype || Object.getPrototypeOf(value) === null) {
@@ -307,15 +307,17 @@ export function keep<T extends Tensor>(t: T): T {
   return t
 }
 
-function inferred(shape: readonly number[], size: number): number[] {
-  const unknown = shape.indexOf(-1)
-  const dims = checkedShape(unknown < 0 ? shape : shape.map((n, i) => (i === unknown ? 1 : n)))
+function inferred(shape: unknown, size: number): number[] {
+  const dims = checkedShape(shape, 'shape', -1)
+  const asked = `(${dims.join(', ')})`
+  const unknown = dims.indexOf(-1)
   if (unknown >= 0) {
+    dims[unknown] = 1
     const rest = sizeOf(dims)
     dims[unknown] = rest > 0 && size % rest === 0 ? size / rest : -1
   }
   if (sizeOf(dims) !== size || dims.includes(-1)) {
-    throw rangeError('ERR_SHAPE', 'shape', `dimensions of ${size} elements in all`, `(${shape.join(', ')})`)
+    throw rangeError('ERR_SHAPE', 'shape', `dimensions of ${size} elements in all`, asked)
   }
   return dims
 }
@@ -341,7 +343,7 @@ export function tensor(data: TensorInput, options: TensorOptions = {}): Tensor {
     })
   }
   const home = chooseDevice(device).id
-  const plain = plainOf(data, 'data', shape, dtype)
+  const plain = plainInput(data, 'data', shape, dtype)
   const handle = native.fromHost(home, dtypeNumber(plain.dtype), plain.shape, plain.data)
   if (dtype === undefined || dtype === plain.dtype) return wrap(handle)
   try {
@@ -349,6 +351,12 @@ export function tensor(data: TensorInput, options: TensorOptions = {}): Tensor {
   } finally {
     native.dispose(handle)
   }
+}
+
+/** @internal plainOf, for what is not a Tensor and does not pass itself off as one: a Proxy of one has no memory to read. */
+export function plainInput(input: unknown, name: string, shape?: readonly number[], dtype?: DType): Plain {
+  if (input instanceof Tensor) throw typeError('ERR_DTYPE', name, 'a Tensor', 'a Proxy or an imitation of one')
+  return plainOf(input, name, shape, dtype)
 }
 
 const tensorOptions = ['shape', 'dtype', 'device'] as const
@@ -374,7 +382,14 @@ export function zeros(shape: readonly number[], options: Omit<TensorOptions, 'sh
 export function cat(list: readonly TensorInput[], dim = 0): Tensor {
   if (!Array.isArray(list) || list.length === 0)
     throw typeError('ERR_SHAPE', 'list', 'an array of at least one tensor', shown(list))
-  const inputs = Array.from(list as TensorInput[])
+  const inputs: TensorInput[] = []
+  for (let i = 0; i < list.length; i++) {
+    const input = list[i] as TensorInput | null | undefined
+    if (input === undefined || input === null) {
+      throw typeError('ERR_DTYPE', `list[${i}]`, 'a Tensor, an array of numbers, or {type, data, dims}', shown(input))
+    }
+    inputs.push(input)
+  }
   const home = inputs.find((t) => Tensor.isTensor(t))?.device
   return scope(() =>
     joined(

@@ -4,8 +4,7 @@ import { device } from '../device.js'
 import { dtypeNumber } from '../dtype.js'
 import { shown, typeError } from '../errors.js'
 import { type Handle, native } from '../native.js'
-import { plainOf } from '../plain.js'
-import { Tensor, type TensorInput, wrap } from '../tensor.js'
+import { Tensor, type TensorInput, plainInput, wrap } from '../tensor.js'
 
 const isTensor = Tensor.isTensor
 const handleOf = Tensor.handleOf
@@ -46,7 +45,7 @@ function callWithPlain<R>(
     const handles = inputs.map((input, i) => {
       if (isTensor(input)) return handleOf(input)
       if (i >= required && (input === undefined || input === null)) return undefined
-      const plain = plainOf(input, names[i]!)
+      const plain = plainInput(input, names[i]!)
       const handle = native.fromHost(home, dtypeNumber(plain.dtype), plain.shape, plain.data)
       temporary.push(handle)
       return handle
