@@ -35,10 +35,15 @@ const ErrorForm& form_of(Code code) {
 // Up to this many bytes a copy costs less than an array that shares memory, and leaves the tensor free to change in
 // place.
 constexpr int64_t kCopied = 4096;
+// An array that shares memory gives it back only when the event loop turns, after the collector found it: a loop of
+// reads that never lets it turn would hold on to all of them. While arrays share more than this, results are copied,
+// and the copies are the collector's alone.
+constexpr int64_t kMostShared = int64_t{128} << 20;
 
 void release_array(napi_env, void*, void* hint) {
   Buffer* const buffer = static_cast<Buffer*>(hint);
   buffer->handed_out--;
+  buffer->device->shared_bytes -= buffer->bytes;
   buffer->drop();
 }
 
@@ -74,9 +79,10 @@ napi_value external_array(Napi::Env env, void* data, int64_t bytes, napi_finaliz
 
 napi_value array_of(Napi::Env env, Buffer& buffer, int64_t offset, int64_t bytes) {
   char* const from = static_cast<char*>(buffer.data) + offset;
-  if (bytes <= kCopied) return copied_array(env, from, bytes);
+  if (bytes <= kCopied || buffer.device->shared_bytes > kMostShared) return copied_array(env, from, bytes);
   buffer.references++;
   buffer.handed_out++;
+  buffer.device->shared_bytes += buffer.bytes;
   return external_array(env, from, bytes, release_array, &buffer);
 }
 

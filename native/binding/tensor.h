@@ -25,6 +25,7 @@ struct DeviceState {
   bool closed = false;
   int64_t references = 1;
   int64_t tensors = 0, bytes = 0;  // alive
+  int64_t shared_bytes = 0;        // of buffers that arrays in JavaScript share, once for each array
   uint64_t sequence = 0;
   uint64_t index_error = 0;  // taken from the queue, of an op after the read that took it
 
