@@ -15,11 +15,13 @@ function output(command: string, args: string[]): string | undefined {
   }
 }
 
-/** The commit, with + where files that are tracked differ from it. On a machine without the repository: SEQMIX_COMMIT. */
+/** The commit, with + where files that are tracked differ from it, results apart. On a machine without the repository: SEQMIX_COMMIT. */
 function commit(): string | undefined {
   const head = output('git', ['rev-parse', 'HEAD'])
   if (!head) return process.env.SEQMIX_COMMIT
-  return head + (output('git', ['status', '--porcelain', '--untracked-files=no']) ? '+' : '')
+  return (
+    head + (output('git', ['status', '--porcelain', '--untracked-files=no', '--', '.', ':!bench/results']) ? '+' : '')
+  )
 }
 
 /** A hash of the native sources that the addon was built from. */
