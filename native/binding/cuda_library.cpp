@@ -27,7 +27,7 @@ Library& library() {
 void open(Library& l) {
   const char* const off = std::getenv("SEQMIX_CUDA");
   if (off && (std::string(off) == "off" || std::string(off) == "0")) {
-    l.why = "SEQMIX_CUDA=off";
+    l.why = "SEQMIX_CUDA=off leaves it out";
     return;
   }
   struct stat file;
