@@ -9,11 +9,12 @@
 // them as (b, d, L) with channels next to each other, and nothing is copied.
 
 import type { Device } from '../index.js'
-import { SeqmixError } from '../errors.js'
+import { SeqmixError, rangeError, shown, typeError } from '../errors.js'
 import { causalConv1d, causalConv1dUpdate, linear, rmsNorm, selectiveScan, selectiveStateUpdate } from '../index.js'
-import { scope, tensor, type Tensor } from '../index.js'
+import { Tensor, scope, tensor } from '../index.js'
+import { checkOptions, number } from '../options.js'
 import { MambaCache } from './mamba-cache.js'
-import { layerDevice, Weights, type StateDict } from './state.js'
+import { expectObject, layerDevice, sizeIn, Weights, type StateDict } from './state.js'
 
 /** A Mamba layer's part of config.json, under the names it has there. */
 export interface MambaConfig {
@@ -50,14 +51,16 @@ export interface MambaSizes {
 
 /** The sizes a config stands for. */
 export function mambaSizes(config: MambaConfig): MambaSizes {
-  const hidden = config.hidden_size
+  expectObject(config, 'config')
+  const hidden = sizeIn(config.hidden_size, 'hidden_size')
   const rank = config.time_step_rank ?? 'auto'
+  const expanded = (): number => Math.trunc(number(config.expand, 'expand', 2) * hidden)
   return {
     hidden,
-    channels: config.intermediate_size ?? Math.trunc((config.expand ?? 2) * hidden),
-    states: config.state_size ?? 16,
-    width: config.conv_kernel ?? 4,
-    rank: rank === 'auto' ? Math.ceil(hidden / 16) : rank,
+    channels: sizeIn(config.intermediate_size ?? expanded(), 'intermediate_size'),
+    states: sizeIn(config.state_size ?? 16, 'state_size'),
+    width: sizeIn(config.conv_kernel ?? 4, 'conv_kernel'),
+    rank: rank === 'auto' ? Math.ceil(hidden / 16) : sizeIn(rank, 'time_step_rank'),
   }
 }
 
@@ -106,10 +109,10 @@ export class Mamba {
    *   activation other than silu or weights other than float32
    */
   constructor(config: MambaConfig, state: StateDict, options: { device?: Device | string } = {}) {
+    this.sizes = mambaSizes(config)
     checkActivation(config.hidden_act)
     this.config = config
-    this.sizes = mambaSizes(config)
-    this.device = layerDevice(state, options.device)
+    this.device = layerDevice(state, options)
     const { channels, width } = this.sizes
     const shapes = mambaShapes(config)
     const w = (this.weights = new Weights('Mamba', state, this.device))
@@ -144,6 +147,7 @@ export class Mamba {
    * @param batch number of sequences
    */
   newCache(batch = 1): MambaCache {
+    sizeIn(batch, 'batch')
     return MambaCache.create(batch, this.sizes, this.device)
   }
 
@@ -157,6 +161,7 @@ export class Mamba {
    */
   forward(x: Tensor, cache?: MambaCache, options: { residual?: Tensor } = {}): Tensor {
     const { channels } = this.sizes
+    expectContext(x, 3, cache, options)
     return scope(() => {
       const projected = linear(x, this.inProj, { bias: this.inBias })
       const input = projected.narrow(2, 0, channels).transpose(1, 2)
@@ -178,6 +183,7 @@ export class Mamba {
    */
   step(x: Tensor, cache: MambaCache, options: { residual?: Tensor } = {}): Tensor {
     const { channels, rank, states } = this.sizes
+    expectContext(x, 2, expectCache(cache), options)
     return scope(() => {
       const projected = linear(x, this.inProj, { bias: this.inBias })
       const input = projected.narrow(1, 0, channels)
@@ -248,10 +254,40 @@ export class Mamba {
   }
 }
 
+// What would be refused only after the cache has changed is refused before.
+function expectContext(x: Tensor, rank: number, cache: MambaCache | undefined, options: { residual?: Tensor }): void {
+  checkOptions(options, ['residual'])
+  if (!Tensor.isTensor(x)) throw typeError('ERR_DTYPE', 'x', 'a Tensor', shown(x))
+  const shape = (t: Tensor): string => `(${t.shape.join(', ')})`
+  if (x.shape.length !== rank) {
+    throw rangeError('ERR_SHAPE', 'x', rank === 3 ? 'shape (b, L, hidden)' : 'shape (b, hidden)', shape(x))
+  }
+  const { residual } = options
+  if (residual !== undefined && (!Tensor.isTensor(residual) || shape(residual) !== shape(x))) {
+    throw rangeError(
+      'ERR_SHAPE',
+      'residual',
+      `shape ${shape(x)} as x has`,
+      Tensor.isTensor(residual) ? shape(residual) : shown(residual),
+    )
+  }
+  if (cache !== undefined && expectCache(cache).batch !== x.shape[0]) {
+    throw rangeError('ERR_SHAPE', 'cache', `a batch of ${x.shape[0]} as x has`, `${cache.batch}`)
+  }
+}
+
+function expectCache(cache: unknown): MambaCache {
+  if (cache instanceof MambaCache) return cache
+  throw typeError('ERR_OPTION', 'cache', 'what newCache returns', shown(cache))
+}
+
 /** Throws ERR_UNSUPPORTED for an activation that the layer does not have. */
-export function checkActivation(name = 'silu'): void {
+export function checkActivation(name: unknown = 'silu'): void {
   if (name === 'silu' || name === 'swish') return
-  throw new SeqmixError('ERR_UNSUPPORTED', `hidden_act: expected 'silu', the one a Mamba layer supports, got '${name}'`)
+  throw new SeqmixError(
+    'ERR_UNSUPPORTED',
+    `hidden_act: expected 'silu', the one a Mamba layer supports, got ${shown(name)}`,
+  )
 }
 
 // In float64 and rounded once: nothing is lost beyond what the stored value lost.

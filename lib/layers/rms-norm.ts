@@ -1,7 +1,8 @@
 import type { Device } from '../index.js'
 import { rmsNorm } from '../index.js'
 import type { Tensor } from '../index.js'
-import { layerDevice, Weights, type StateDict } from './state.js'
+import { number } from '../options.js'
+import { expectObject, layerDevice, sizeIn, Weights, type StateDict } from './state.js'
 
 export interface RMSNormConfig {
   /** length of the last dimension */
@@ -23,10 +24,12 @@ export class RMSNorm {
    * @param options.device where to compute; by default where the state's first Tensor is
    */
   constructor(config: RMSNormConfig, state: StateDict, options: { device?: Device | string } = {}) {
-    this.device = layerDevice(state, options.device)
-    this.eps = config.layer_norm_epsilon ?? 1e-5
+    expectObject(config, 'config')
+    const size = sizeIn(config.hidden_size, 'hidden_size')
+    this.device = layerDevice(state, options)
+    this.eps = number(config.layer_norm_epsilon, 'layer_norm_epsilon', 1e-5)
     this.weights = new Weights('RMSNorm', state, this.device)
-    this.weight = this.weights.take('weight', [config.hidden_size])
+    this.weight = this.weights.take('weight', [size])
   }
 
   /**

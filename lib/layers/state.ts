@@ -1,8 +1,24 @@
 // Taking tensors out of a state dict: with the name and both shapes in the message when one is missing or wrong.
 
 import { device, type Device } from '../index.js'
-import { SeqmixError } from '../errors.js'
+import { SeqmixError, rangeError, shown, typeError } from '../errors.js'
 import { tensor, Tensor, type TensorInput } from '../index.js'
+import { checkOptions } from '../options.js'
+import { checkedShape, sizeOf } from '../plain.js'
+
+/** Throws ERR_OPTION for what has no fields to look up. */
+export function expectObject(value: unknown, name: string): void {
+  if (typeof value !== 'object' || value === null) throw typeError('ERR_OPTION', name, 'an object', shown(value))
+}
+
+/** A size in a config: a whole number from 1 on. Throws ERR_OPTION. */
+export function sizeIn(value: unknown, name: string): number {
+  if (typeof value !== 'number') throw typeError('ERR_OPTION', name, 'a whole number from 1 on', shown(value))
+  if (!Number.isSafeInteger(value) || value < 1) {
+    throw rangeError('ERR_OPTION', name, 'a whole number from 1 on', shown(value))
+  }
+  return value
+}
 
 /** Tensors (or plain inputs) under the names a checkpoint gives them. */
 export type StateDict = Readonly<Record<string, TensorInput>>
@@ -15,7 +31,9 @@ export class Weights {
     private readonly layer: string,
     private readonly state: StateDict,
     readonly device: Device,
-  ) {}
+  ) {
+    expectObject(state, 'state')
+  }
 
   /**
    * The tensor of a name on the layer's device, under a handle of the layer's own: the caller's stays the caller's.
@@ -26,7 +44,7 @@ export class Weights {
   take(name: string, shape: readonly number[], stored: readonly number[] = shape): Tensor {
     const value = this.lookUp(name)
     // What is not a tensor yet is made here and freed again once the layer has its own handle on it.
-    const given = value instanceof Tensor ? value : tensor(value, { device: this.device })
+    const given = Tensor.isTensor(value) ? value : tensor(value, { device: this.device })
     let moved: Tensor | undefined
     try {
       if (given.dtype !== 'float32') {
@@ -50,12 +68,14 @@ export class Weights {
   values(name: string, shape: readonly number[]): Float32Array {
     const value = this.lookUp(name)
     // Values that are on the host already need no trip to the device and back.
-    const plain = value as { data?: unknown; dims?: readonly number[] }
-    if (!(value instanceof Tensor) && plain.data instanceof Float32Array && Array.isArray(plain.dims)) {
-      this.checkShape(name, plain.dims, shape)
-      return plain.data
+    if (!Tensor.isTensor(value) && !(value instanceof Tensor)) {
+      const { data, dims } = (value ?? {}) as { data?: unknown; dims?: unknown }
+      if (data instanceof Float32Array && Array.isArray(dims)) {
+        this.checkShape(name, checkedShape(dims, `${name}.dims`), shape)
+        if (data.length === sizeOf(shape)) return data
+      }
     }
-    const t = value instanceof Tensor ? value : tensor(value, { device: this.device })
+    const t = Tensor.isTensor(value) ? value : tensor(value, { device: this.device })
     try {
       this.checkShape(name, t.shape, shape)
       const data = t.dataSync()
@@ -103,8 +123,11 @@ export class Weights {
 }
 
 /** The device a layer is built on: the one that was asked for, else that of the first Tensor of its state, else the best. */
-export function layerDevice(state: StateDict, wanted?: Device | string): Device {
+export function layerDevice(state: StateDict, options: { device?: Device | string }): Device {
+  expectObject(state, 'state')
+  checkOptions(options, ['device'])
+  const wanted = options.device
   if (wanted !== undefined) return device(wanted)
-  const first = Object.values(state).find((value) => value instanceof Tensor)
-  return first instanceof Tensor ? first.device : device()
+  const first = Object.values(state).find(Tensor.isTensor)
+  return first ? first.device : device()
 }

@@ -1,10 +1,10 @@
 // A model from a Hugging Face directory: config.json says what it is, its architecture which tensors it wants; these
 // go to the device one after the other, so that host memory holds little more than the largest of them.
 
-import type { Signal } from './signal.js'
+import { isSignal, type Signal } from './signal.js'
 import { damaged } from '../checkpoint/format.js'
 import { openCheckpoint, type Checkpoint } from '../checkpoint/index.js'
-import { SeqmixError } from '../errors.js'
+import { SeqmixError, shown, typeError } from '../errors.js'
 import { device as findDevice, scope, tensor, Tensor, type Device, type DType, type TensorInput } from '../index.js'
 import type { StateDict } from '../layers/index.js'
 import { readConfig } from './config.js'
@@ -49,8 +49,15 @@ export async function load(dir: string, options: LoadOptions = {}): Promise<Lang
   checkOptions(options, ['device', 'dtype', 'onProgress', 'signal'])
   const { dtype = 'float32', onProgress, signal } = options
   if (dtype !== 'float32') {
-    throw new SeqmixError('ERR_UNSUPPORTED', `dtype: float32 is what this version computes in, got ${String(dtype)}`)
+    const expected = 'expected float32, which this version computes in'
+    throw new SeqmixError('ERR_UNSUPPORTED', `dtype: ${expected}, got ${shown(dtype)}`)
   }
+  if (typeof dir !== 'string') throw typeError('ERR_OPTION', 'dir', "a directory's path", shown(dir))
+  if (onProgress !== undefined && typeof onProgress !== 'function') {
+    throw typeError('ERR_OPTION', 'onProgress', 'a function', shown(onProgress))
+  }
+  if (signal !== undefined && !isSignal(signal))
+    throw typeError('ERR_OPTION', 'signal', 'an AbortSignal', shown(signal))
   const device = findDevice(options.device)
   signal?.throwIfAborted()
   const config = await readConfig(dir, 'config.json', true)

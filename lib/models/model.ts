@@ -1,4 +1,4 @@
-import { rangeError, SeqmixError, shown } from '../errors.js'
+import { rangeError, SeqmixError, shown, typeError } from '../errors.js'
 import { scope, type Device, type Tensor } from '../index.js'
 import { ModelCache } from './cache.js'
 import { generateRows, type GenerateOptions } from './generate.js'
@@ -119,7 +119,9 @@ export class LanguageModel {
   }
 
   private checkCache(cache: ModelCache | undefined, batch: number): void {
-    if (cache && cache.batch !== batch)
+    if (cache === undefined) return
+    if (!(cache instanceof ModelCache)) throw typeError('ERR_OPTION', 'cache', 'what newCache returns', shown(cache))
+    if (cache.batch !== batch)
       throw rangeError('ERR_SHAPE', 'cache', `a batch of ${batch} as ids has`, `${cache.batch}`)
   }
 }

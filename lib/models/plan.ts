@@ -2,6 +2,7 @@ import { rangeError, shown, typeError } from '../errors.js'
 import { checkOptions } from '../options.js'
 import { ModelCache } from './cache.js'
 import type { GenerateOptions, Plan } from './generate.js'
+import { isSignal } from './signal.js'
 
 const NAMES = ['maxNewTokens', 'temperature', 'topK', 'topP', 'seed', 'stop', 'signal', 'ignoreEos', 'cache'] as const
 
@@ -24,12 +25,18 @@ export function makePlan(options: GenerateOptions, endIds: readonly number[]): P
   check('topK', topK, isWhole(topK), 'a whole number, 0 for all')
   check('topP', topP, typeof topP === 'number' && topP > 0 && topP <= 1, 'a number above 0 and up to 1')
   check('seed', seed, isWhole(seed), 'a whole number')
-  check('stop', stop, Array.isArray(stop) && stop.every(Number.isSafeInteger), 'an array of token ids')
+  check('stop', stop, areIds(stop), 'an array of token ids')
   check('signal', signal, signal === undefined || isSignal(signal), 'an AbortSignal')
   check('ignoreEos', ignoreEos, typeof ignoreEos === 'boolean', 'true or false')
   check('cache', cache, cache === undefined || cache instanceof ModelCache, 'what newCache returns')
   const ends = new Set([...stop, ...(ignoreEos ? [] : endIds)])
   return { maxNewTokens, temperature, topK, topP, seed, ends, signal, cache }
+}
+
+function areIds(list: unknown): list is number[] {
+  if (!Array.isArray(list)) return false
+  for (let i = 0; i < list.length; i++) if (!Number.isSafeInteger(list[i])) return false
+  return true
 }
 
 function isWhole(value: unknown): boolean {
@@ -40,10 +47,4 @@ function check(name: string, value: unknown, good: boolean, expected: string): v
   if (good) return
   const error = typeof value === 'number' ? rangeError : typeError
   throw error('ERR_OPTION', name, expected, shown(value))
-}
-
-// By its form: a signal of another realm is no instance of this one's AbortSignal.
-function isSignal(value: unknown): boolean {
-  const signal = value as Partial<AbortSignal> | null
-  return typeof signal?.aborted === 'boolean' && typeof signal.addEventListener === 'function'
 }

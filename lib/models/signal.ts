@@ -9,3 +9,13 @@ export interface Signal {
   addEventListener(type: 'abort', listener: () => void, options?: { once?: boolean }): void
   removeEventListener(type: 'abort', listener: () => void): void
 }
+
+/** By its form: a signal of another realm is no instance of this one's AbortSignal. */
+export function isSignal(value: unknown): boolean {
+  const signal = value as Partial<Signal> | null
+  return (
+    typeof signal?.aborted === 'boolean' &&
+    typeof signal.addEventListener === 'function' &&
+    typeof signal.throwIfAborted === 'function'
+  )
+}

@@ -5,6 +5,7 @@ import type { Tokenizer } from '@huggingface/tokenizers'
 
 import { damaged } from '../checkpoint/format.js'
 import { shown, typeError } from '../errors.js'
+import { checkOptions, flag } from '../options.js'
 import { readConfig } from './config.js'
 
 export interface EncodeOptions {
@@ -28,7 +29,10 @@ export class TextTokenizer {
   }
 
   /** The ids of a text. */
-  encode(text: string, { addSpecialTokens = true }: EncodeOptions = {}): number[] {
+  encode(text: string, options: EncodeOptions = {}): number[] {
+    checkOptions(options, ['addSpecialTokens'])
+    const addSpecialTokens =
+      options.addSpecialTokens === undefined || flag(options.addSpecialTokens, 'addSpecialTokens')
     if (typeof text !== 'string') throw typeError('ERR_OPTION', 'text', 'a string', shown(text))
     return this.inner.encode(text, { add_special_tokens: addSpecialTokens }).ids
   }
@@ -37,10 +41,17 @@ export class TextTokenizer {
    * The text of ids, exactly as its tokens spell it: spaces are not tidied up, ids that stand for nothing give nothing,
    * and bytes that are no UTF-8 give U+FFFD.
    */
-  decode(ids: ArrayLike<number>, { skipSpecialTokens = false }: DecodeOptions = {}): string {
-    const known = Array.from(ids).filter((id) => {
-      return this.inner.id_to_token(id) !== undefined && !(skipSpecialTokens && this.special.has(id))
-    })
+  decode(ids: ArrayLike<number>, options: DecodeOptions = {}): string {
+    checkOptions(options, ['skipSpecialTokens'])
+    const skip = flag(options.skipSpecialTokens, 'skipSpecialTokens')
+    if (!Array.isArray(ids) && !ArrayBuffer.isView(ids))
+      throw typeError('ERR_DTYPE', 'ids', 'a list of ids', shown(ids))
+    const known: number[] = []
+    for (let i = 0; i < ids.length; i++) {
+      const id: unknown = ids[i]
+      if (typeof id !== 'number') throw typeError('ERR_DTYPE', `ids[${i}]`, 'a number', shown(id))
+      if (this.inner.id_to_token(id) !== undefined && !(skip && this.special.has(id))) known.push(id)
+    }
     return known.length === 0 ? '' : this.inner.decode(known, { clean_up_tokenization_spaces: false })
   }
 

@@ -135,7 +135,7 @@ describe('what cannot be loaded', () => {
   test('another dtype', async () => {
     const error = await failure(load(directory('mamba'), { dtype: 'bfloat16' }))
     expect(error).toMatchObject({ code: 'ERR_UNSUPPORTED' })
-    expect(error.message).toBe('dtype: float32 is what this version computes in, got bfloat16')
+    expect(error.message).toBe("dtype: expected float32, which this version computes in, got 'bfloat16'")
   })
 
   test('a misspelled option', async () => {

@@ -149,7 +149,7 @@ const f32 = (...shape: number[]): unknown =>
 const i32 = (values: number[]): unknown => tensor(values, { dtype: 'int32' })
 
 /** A function of the caller's whose errors are known to be its own. */
-function own(f: unknown): () => unknown {
+export function own(f: unknown): () => unknown {
   if (typeof f !== 'function') return f as () => unknown
   return () => {
     try {
