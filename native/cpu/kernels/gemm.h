@@ -3,7 +3,7 @@
 //
 // Both operands are packed so that a tile reads forward: x once, by all threads, into panels of kTileRows rows, W by
 // the thread that uses it, in blocks of kGemmFeatures features and kGemmDepth of the summed dimension, which stay in L2
-// while the panels of x, 21 KB each, pass through L1. Sums of one depth block run in registers and from block to block
+// while the panels of x, 21 KB each, pass through L1. Sums of one depth block run in registers and add up
 // in `out`. A small W is packed once for all, and the rows are what is cut then.
 // Floor: 2 rows in out operations; packing W costs it some 6 / rows.
 
@@ -16,16 +16,7 @@ constexpr int64_t kGemmFeatures = 8 * kStrip;
 template <int R>
 static void gemm_tile(const float* x, const float* w, int64_t depth, float* out, int64_t so, int64_t n, bool first) {
   vf acc[R][2];
-  for (int r = 0; r < R; r++)
-    if (first) {
-      acc[r][0] = acc[r][1] = set1(0);
-    } else if (n == kStrip) {
-      acc[r][0] = load(out + r * so);
-      acc[r][1] = load(out + r * so + W);
-    } else {
-      acc[r][0] = load_head(out + r * so, least(n, W));
-      acc[r][1] = load_head(out + r * so + W, most(0, n - W));
-    }
+  for (int r = 0; r < R; r++) acc[r][0] = acc[r][1] = set1(0);
   for (int64_t k = 0; k < depth; k++) {
     const vf w0 = load(w), w1 = load(w + W);
     for (int r = 0; r < R; r++) {
@@ -36,14 +27,18 @@ static void gemm_tile(const float* x, const float* w, int64_t depth, float* out,
     x += kTileRows;
     w += kStrip;
   }
-  for (int r = 0; r < R; r++)
+  // Block by block, not on top of what there is: the error of a sum grows with its length.
+  const int64_t n0 = least(n, W), n1 = most(0, n - W);
+  for (int r = 0; r < R; r++) {
+    float* const to = out + r * so;
     if (n == kStrip) {
-      store(out + r * so, acc[r][0]);
-      store(out + r * so + W, acc[r][1]);
+      store(to, first ? acc[r][0] : load(to) + acc[r][0]);
+      store(to + W, first ? acc[r][1] : load(to + W) + acc[r][1]);
     } else {
-      store_head(out + r * so, acc[r][0], least(n, W));
-      store_head(out + r * so + W, acc[r][1], most(0, n - W));
+      store_head(to, first ? acc[r][0] : load_head(to, n0) + acc[r][0], n0);
+      store_head(to + W, first ? acc[r][1] : load_head(to + W, n1) + acc[r][1], n1);
     }
+  }
 }
 
 using GemmTile = void (*)(const float*, const float*, int64_t, float*, int64_t, int64_t, bool);
