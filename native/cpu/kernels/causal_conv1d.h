@@ -1,9 +1,10 @@
-// causal_conv1d: a short filter along each channel, act(bias + Σ_k weight[k] x[t - (w-1) + k]). A thread takes a piece
-// of one channel's (b, d, L) row, or, where channels lie next to each other in memory, of W channels; the w - 1 inputs
-// before the piece come from the row itself, from initial_states, or are 0. Floor: x read and out written once.
+// causal_conv1d: a short filter along each channel, act(bias + Σ_k weight[k] x[t - (w-1) + k]). Where channels lie next
+// to each other in memory, (b, L, d), a thread takes some tokens with all their channels, so that memory is walked
+// forward, and adds up rows by rows of weights turned around before. Else, in (b, d, L) or anything, it takes a piece
+// of one channel, tokens in the lanes. The w - 1 inputs before a row's first token come from initial_states or are 0.
+// Floor: x read and out written once.
 
-constexpr int64_t kConvPiece = 2048;  // tokens a thread takes at a time
-constexpr int kConvLanes = 4;         // and vectors of channels
+constexpr int64_t kConvPiece = 2048;  // tokens of one channel
 
 // Input t of a channel, -w < t < L, wherever it is.
 SEQMIX_VERB float conv_input(const CausalConv1d& p, int64_t b, int64_t c, int64_t t) {
@@ -58,63 +59,114 @@ inline void conv_channel(const CausalConv1d& p, int64_t b, int64_t c, int64_t t0
   }
 }
 
-// Up to W channels next to each other, tokens [t0, t1).
-inline void conv_channels(const CausalConv1d& p, int64_t b, int64_t c, int64_t count, int64_t t0, int64_t t1,
-                          vf* weight, const int32_t* sequence) {
+// Channels next to each other in memory: a token is a row, and its output a sum of rows, each by its row of weights.
+// `rows` are the row's taps, oldest first, null where there is none.
+SEQMIX_VERB void conv_row(const CausalConv1d& p, const float* const* rows, const float* weight, int64_t ld,
+                          const float* bias, int64_t d, float* out) {
   const int64_t w = p.weight.shape[1];
-  for (int64_t k = 0; k < w; k++)
-    weight[k] = gather(floats(p.weight) + c * p.weight.stride[0] + k * p.weight.stride[1], p.weight.stride[0], count);
-  const vf bias = channels(p.bias, c, count, 0);
-  const float* const x = floats(p.x) + b * p.x.stride[0] + c;
-  float* const out = floats(p.out) + b * p.out.stride[0] + c;
-  for (int64_t t = t0; t < t1; t++) {
-    vf v = bias;
-    for (int64_t k = 0; k < w; k++) {
-      const int64_t at = t - (w - 1) + k;
-      if (sequence && sequence[t - t0 + k] != sequence[t - t0 + w - 1]) continue;
-      vf tap;
-      if (at >= 0) {
-        tap = load_head(x + at * p.x.stride[2], count);
-      } else {
-        if (!p.initial_states.present) continue;
-        const View& s = p.initial_states;
-        tap = gather(floats(s) + b * s.stride[0] + c * s.stride[1] + (at + w - 1) * s.stride[2], s.stride[1], count);
-      }
-      v = fma(weight[k], tap, v);
+  int64_t c = 0;
+  if (w == 4 && rows[0] && rows[1] && rows[2]) {  // the width that models have
+    const float *const r0 = rows[0], *const r1 = rows[1], *const r2 = rows[2], *const r3 = rows[3];
+    for (; c + W <= d; c += W) {
+      vf v = fma(load(weight + c), load(r0 + c), load(bias + c));
+      v = fma(load(weight + ld + c), load(r1 + c), v);
+      v = fma(load(weight + 2 * ld + c), load(r2 + c), v);
+      v = fma(load(weight + 3 * ld + c), load(r3 + c), v);
+      store(out + c, activated(p.activation, v));
     }
-    store_head(out + t * p.out.stride[2], activated(p.activation, v), count);
+  }
+  for (; c < d; c += W) {
+    const int64_t count = least(W, d - c);
+    vf v = load(bias + c);
+    for (int64_t k = 0; k < w; k++)
+      if (rows[k]) v = fma(load(weight + k * ld + c), load_head(rows[k] + c, count), v);
+    store_head(out + c, activated(p.activation, v), count);
   }
 }
 
-// N vectors of channels next to each other, tokens [t0, t1), all of whose taps are in x. A row of W floats is one cache
-// line: rows are asked for ahead, since they lie too far apart for the processor to guess.
-template <int N>
-inline void conv_inside(const CausalConv1d& p, int64_t b, int64_t c, int64_t t0, int64_t t1, vf* weight) {
-  constexpr int64_t kAhead = 16;
-  const int64_t w = p.weight.shape[1], st = p.x.stride[2];
-  vf bias[N];
-  for (int i = 0; i < N; i++) {
-    bias[i] = channels(p.bias, c + i * W, W, 0);
-    for (int64_t k = 0; k < w; k++)
-      weight[k * N + i] =
-          gather(floats(p.weight) + (c + i * W) * p.weight.stride[0] + k * p.weight.stride[1], p.weight.stride[0], W);
-  }
-  const float* x = floats(p.x) + b * p.x.stride[0] + c + (t0 - (w - 1)) * st;
-  float* out = floats(p.out) + b * p.out.stride[0] + c + t0 * p.out.stride[2];
+// Tokens [t0, t1). `initial` are the w - 1 rows before the first token, or null.
+inline void conv_rows(const CausalConv1d& p, int64_t b, int64_t t0, int64_t t1, const float* weight, int64_t ld,
+                      const float* bias, const float* initial, const float** rows, const int32_t* sequence) {
+  const int64_t d = p.x.shape[1], w = p.weight.shape[1];
+  const float* const x = floats(p.x) + b * p.x.stride[0];
   for (int64_t t = t0; t < t1; t++) {
-    vf v[N];
-    const int64_t ahead = least(kAhead, t1 - 1 - t);
-    for (int i = 0; i < N; i++) {
-      v[i] = bias[i];
-      __builtin_prefetch(x + (w - 1 + ahead) * st + i * W);
-      __builtin_prefetch(out + ahead * p.out.stride[2] + i * W, 1);
+    for (int64_t k = 0; k < w; k++) {
+      const int64_t at = t - (w - 1) + k;
+      rows[k] = at >= 0 ? x + at * p.x.stride[2] : initial ? initial + (at + w - 1) * ld : nullptr;
+      if (sequence && sequence[t - t0 + k] != sequence[t - t0 + w - 1]) rows[k] = nullptr;
     }
-    for (int64_t k = 0; k < w; k++)
-      for (int i = 0; i < N; i++) v[i] = fma(weight[k * N + i], load(x + k * st + i * W), v[i]);
-    for (int i = 0; i < N; i++) store(out + i * W, activated(p.activation, v[i]));
-    x += st;
-    out += p.out.stride[2];
+    conv_row(p, rows, weight, ld, bias, d, floats(p.out) + b * p.out.stride[0] + t * p.out.stride[2]);
   }
+}
+
+// Sequence numbers of tokens [t0 - (w-1), t1) and a vector beyond: how often they have changed, so that one which comes
+// again is another sequence, as it is to the scan. Initial states belong to the first sequence.
+SEQMIX_VERB void conv_sequence(const CausalConv1d& p, int64_t b, int64_t t0, int64_t t1, int32_t* sequence) {
+  const int64_t L = p.x.shape[2], w = p.weight.shape[1];
+  const auto number = [&](int64_t j) {
+    const int64_t t = most(0, least(L - 1, t0 - (w - 1) + j));
+    return ints(p.seq_idx)[b * p.seq_idx.stride[0] + t * p.seq_idx.stride[1]];
+  };
+  sequence[0] = 0;
+  for (int64_t j = 1; j < t1 - t0 + w - 1 + W; j++) sequence[j] = sequence[j - 1] + (number(j) != number(j - 1));
+}
+
+static void conv_channels_last(Context& context, const CausalConv1d& p) {
+  constexpr int64_t kPiece = 32;  // tokens a thread takes at a time
+  const int64_t batch = p.x.shape[0], d = p.x.shape[1], L = p.x.shape[2], w = p.weight.shape[1];
+  const int64_t pieces = ceil_div(L, kPiece), ld = ceil_div(d, W) * W, reach = kPiece + w - 1 + W;
+  const bool begins = p.initial_states.present && w > 1;
+  // weights, bias and initial states as rows
+  float* const weight = scratch<float>(context, (w + 1) * ld);
+  float* const bias = weight + w * ld;
+  float* const initial = begins ? scratch<float>(context, batch * (w - 1) * ld) : nullptr;
+  const float** const rows = scratch<const float*>(context, w * context.threads);
+  int32_t* const sequences = p.seq_idx.present ? scratch<int32_t>(context, reach * context.threads) : nullptr;
+  const int64_t per_row = ceil_div(ld, 512);
+  parallel_for(context, (begins ? batch + 1 : 1) * per_row, [&](int64_t i, int) {
+    const int64_t row = i / per_row, c0 = i % per_row * 512, c1 = least(d, c0 + 512);
+    for (int64_t c = c0; c < c1; c += W) {
+      const int64_t count = least(W, c1 - c);
+      if (row > 0) {
+        const View& s = p.initial_states;
+        const float* const from = floats(s) + (row - 1) * s.stride[0] + c * s.stride[1];
+        for (int64_t k = 0; k < w - 1; k++)
+          store(initial + ((row - 1) * (w - 1) + k) * ld + c, gather(from + k * s.stride[2], s.stride[1], count));
+        continue;
+      }
+      const float* const from = floats(p.weight) + c * p.weight.stride[0];
+      for (int64_t k = 0; k < w; k++)
+        store(weight + k * ld + c, gather(from + k * p.weight.stride[1], p.weight.stride[0], count));
+      store(bias + c, channels(p.bias, c, count, 0));
+    }
+  });
+  parallel_ranges(context, batch * pieces, grain_of(kPiece * d * 4), [&](int64_t begin, int64_t end, int thread) {
+    int32_t* const sequence = sequences ? sequences + thread * reach : nullptr;
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t b = i / pieces, t0 = i % pieces * kPiece, t1 = least(L, t0 + kPiece);
+      if (sequence) conv_sequence(p, b, t0, t1, sequence);
+      conv_rows(p, b, t0, t1, weight, ld, bias, initial ? initial + b * (w - 1) * ld : nullptr, rows + thread * w,
+                sequence);
+    }
+  });
+}
+
+static void conv_channels_apart(Context& context, const CausalConv1d& p) {
+  const int64_t batch = p.x.shape[0], d = p.x.shape[1], L = p.x.shape[2], w = p.weight.shape[1];
+  const int64_t pieces = ceil_div(L, kConvPiece), reach = kConvPiece + w - 1 + W;
+  float* const inputs = scratch<float>(context, reach * context.threads);
+  int32_t* const sequences = p.seq_idx.present ? scratch<int32_t>(context, reach * context.threads) : nullptr;
+  const int64_t grain = grain_of(least(L, kConvPiece));
+  parallel_ranges(context, batch * pieces * d, grain, [&](int64_t begin, int64_t end, int thread) {
+    int64_t staged = -1;  // the (batch, piece) whose sequence numbers lie in scratch
+    int32_t* const sequence = sequences ? sequences + thread * reach : nullptr;
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t b = i / d / pieces, t0 = i / d % pieces * kConvPiece, t1 = least(L, t0 + kConvPiece);
+      if (sequence && staged != i / d) conv_sequence(p, b, t0, t1, sequence);
+      staged = i / d;
+      conv_channel(p, b, i % d, t0, t1, inputs + thread * reach, sequence);
+    }
+  });
 }
 
 static void causal_conv1d_kernel(Context& context, const Problem& problem) {
@@ -123,45 +175,10 @@ static void causal_conv1d_kernel(Context& context, const Problem& problem) {
   const bool channels_last = p.x.stride[1] == 1 && p.out.stride[1] == 1 && d > 1;
   context.kernel = channels_last ? SEQMIX_KERNEL("causal_conv1d.bld") : SEQMIX_KERNEL("causal_conv1d.bdl");
 
-  const int64_t together = channels_last ? kConvLanes * W : 1;
-  const int64_t blocks = ceil_div(d, together), pieces = ceil_div(L, kConvPiece);
-  const int64_t reach = kConvPiece + w - 1 + W;
-  float* const inputs = scratch<float>(context, reach * context.threads);
-  int32_t* const sequences = p.seq_idx.present ? scratch<int32_t>(context, reach * context.threads) : nullptr;
-  vf* const weights = scratch<vf>(context, w * kConvLanes * context.threads);
-  const int64_t grain = grain_of(least(L, kConvPiece) * together);
-  parallel_ranges(context, batch * pieces * blocks, grain, [&](int64_t begin, int64_t end, int thread) {
-    int64_t staged = -1;  // the (batch, piece) whose sequence numbers lie in scratch
-    int32_t* const sequence = sequences ? sequences + thread * reach : nullptr;
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t b = i / blocks / pieces, t0 = i / blocks % pieces * kConvPiece, t1 = least(L, t0 + kConvPiece);
-      const int64_t c = i % blocks * together;
-      if (sequence && staged != i / blocks) {
-        staged = i / blocks;
-        // How often the number has changed, so that one which comes again is another sequence, as it is to the scan.
-        // Initial states belong to the first sequence; past the end anything will do.
-        const auto number = [&](int64_t j) {
-          const int64_t t = most(0, least(L - 1, t0 - (w - 1) + j));
-          return ints(p.seq_idx)[b * p.seq_idx.stride[0] + t * p.seq_idx.stride[1]];
-        };
-        sequence[0] = 0;
-        const int64_t wanted = t1 - t0 + w - 1 + W;
-        for (int64_t j = 1; j < wanted; j++) sequence[j] = sequence[j - 1] + (number(j) != number(j - 1));
-      }
-      if (!channels_last) {
-        conv_channel(p, b, c, t0, t1, inputs + thread * reach, sequence);
-        continue;
-      }
-      vf* const weight = weights + thread * w * kConvLanes;
-      const int64_t c1 = least(d, c + together);
-      // The first tokens reach before the row; packed sequences are looked at token by token.
-      const bool inside = c1 - c == together && !sequence;
-      const int64_t edge = inside ? least(t1, most(t0, w - 1)) : t1;
-      for (int64_t at = c; at < c1 && edge > t0; at += W)
-        conv_channels(p, b, at, least(W, d - at), t0, edge, weight, sequence);
-      if (edge < t1) conv_inside<kConvLanes>(p, b, c, edge, t1, weight);
-    }
-  });
+  if (channels_last)
+    conv_channels_last(context, p);
+  else
+    conv_channels_apart(context, p);
   if (!p.final_states.present || w == 1) return;
   const View& f = p.final_states;
   parallel_ranges(context, batch * d, grain_of(w * 4), [&](int64_t begin, int64_t end, int) {
