@@ -52,7 +52,8 @@ export function checkIds(given: TokenIds, vocabulary: number): CheckedIds {
 }
 
 function checkForm(dtype: string, shape: readonly number[]): [number, number] {
-  if (dtype !== 'int32' && dtype !== 'int64') throw typeError('ERR_DTYPE', 'ids', 'int32 or int64', /^\w{1,20}$/.test(dtype) ? dtype : shown(dtype))
+  if (dtype !== 'int32' && dtype !== 'int64')
+    throw typeError('ERR_DTYPE', 'ids', 'int32 or int64', /^\w{1,20}$/.test(dtype) ? dtype : shown(dtype))
   if (shape.length !== 2 || shape.includes(0)) {
     throw rangeError('ERR_SHAPE', 'ids', 'shape (batch, length) with at least one id', `(${shape.join(', ')})`)
   }
