@@ -51,6 +51,7 @@ TEST(linear) {
   check_linear({.rows = 1, .in = 3000, .out = 80, .bias = true, .gap = 3});
   check_linear({.rows = 130, .in = 700, .out = 150, .bias = true, .silu = true, .residual = true});
   check_linear({.rows = 40, .in = 5000, .out = 20});
+  check_linear({.rows = 400, .in = 9000, .out = 36, .bias = true});  // x in more than one part
   check_linear({.rows = 9, .in = 0, .out = 20, .bias = true});
   check_linear({.rows = 0, .in = 3, .out = 20});
   check_linear({.rows = 3, .in = 3, .out = 0});

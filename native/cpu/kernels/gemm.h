@@ -102,37 +102,45 @@ struct Gemm {
   }
 };
 
+// Rows at a time: their panels stay within the caches that threads share, and scratch memory does not grow with x.
+SEQMIX_VERB int64_t gemm_rows(int64_t in) { return most(12, (1 << 21) / (kTileRows * most(1, in))) * kTileRows; }
+
 // finish(r0, r1, f0, f1) is called for each part of out that is done.
 template <class Finish>
-inline void gemm(Context& context, const Gemm& g, const Finish& finish) {
-  const int64_t panels = g.panels(), strips = g.strips();
-  float* const x = scratch<float>(context, panels * kTileRows * g.in);
-  const bool small = g.features * g.in <= 1 << 18;
-  const int64_t packed = small ? strips * kStrip * g.in : context.threads * kGemmFeatures * kGemmDepth;
-  float* const w = scratch<float>(context, packed);
-
-  parallel_for(context, panels + (small ? strips : 0), [&](int64_t i, int) {
-    if (i < panels) return g.pack_panel(x, i);
-    for (int64_t k = 0; k < g.in; k += kGemmDepth)
-      g.pack_strip(w + (i - panels) * kStrip * g.in + k * kStrip, i - panels, k);
-  });
-  // Rows are cut where features are too few to keep threads busy.
-  const int64_t across = small ? 1 : ceil_div(g.features, kGemmFeatures);
-  const int64_t together = most(small ? 1 : 12, ceil_div(panels * across, 4 * context.threads * across));
-  const int64_t down = ceil_div(panels, together);
-  parallel_for(context, across * down, [&](int64_t item, int thread) {
-    const int64_t p0 = item % down * together, p1 = least(panels, p0 + together);
-    const int64_t s0 = small ? 0 : item / down * (kGemmFeatures / kStrip);
-    const int64_t s1 = small ? strips : least(strips, s0 + kGemmFeatures / kStrip);
-    float* const mine = w + thread * kGemmFeatures * kGemmDepth;
-    for (int64_t k = 0; k < g.in; k += kGemmDepth) {
-      if (small) {
-        g.multiply(x, p0, p1, w + k * kStrip, kStrip * g.in, s0, s1, k);
-        continue;
+inline void gemm(Context& context, const Gemm& all, const Finish& finish) {
+  const int64_t in = all.in, strips = all.strips(), at_once = least(all.rows, gemm_rows(in));
+  float* const x = scratch<float>(context, ceil_div(at_once, kTileRows) * kTileRows * in);
+  const bool small = all.features * in <= 1 << 18;
+  float* const w = scratch<float>(context, small ? strips * kStrip * in : context.threads * kGemmFeatures * kGemmDepth);
+  for (int64_t r0 = 0; r0 < all.rows; r0 += at_once) {
+    Gemm g = all;
+    g.x += r0 * g.sx;
+    g.out += r0 * g.so;
+    g.rows = least(at_once, all.rows - r0);
+    const int64_t panels = g.panels();
+    parallel_for(context, panels + (small && r0 == 0 ? strips : 0), [&](int64_t i, int) {
+      if (i < panels) return g.pack_panel(x, i);
+      for (int64_t k = 0; k < in; k += kGemmDepth)
+        g.pack_strip(w + (i - panels) * kStrip * in + k * kStrip, i - panels, k);
+    });
+    // Rows are cut where features are too few to keep threads busy. No result's bits depend on how.
+    const int64_t across = small ? 1 : ceil_div(g.features, kGemmFeatures);
+    const int64_t together = most(small ? 1 : 12, ceil_div(panels, ceil_div(4 * context.threads, across)));
+    const int64_t down = ceil_div(panels, together);
+    parallel_for(context, across * down, [&](int64_t item, int thread) {
+      const int64_t p0 = item % down * together, p1 = least(panels, p0 + together);
+      const int64_t s0 = small ? 0 : item / down * (kGemmFeatures / kStrip);
+      const int64_t s1 = small ? strips : least(strips, s0 + kGemmFeatures / kStrip);
+      float* const mine = w + thread * kGemmFeatures * kGemmDepth;
+      for (int64_t k = 0; k < in; k += kGemmDepth) {
+        if (small) {
+          g.multiply(x, p0, p1, w + k * kStrip, kStrip * in, s0, s1, k);
+          continue;
+        }
+        for (int64_t s = s0; s < s1; s++) g.pack_strip(mine + (s - s0) * kStrip * kGemmDepth, s, k);
+        g.multiply(x, p0, p1, mine, kStrip * kGemmDepth, s0, s1, k);
       }
-      for (int64_t s = s0; s < s1; s++) g.pack_strip(mine + (s - s0) * kStrip * kGemmDepth, s, k);
-      g.multiply(x, p0, p1, mine, kStrip * kGemmDepth, s0, s1, k);
-    }
-    finish(p0 * kTileRows, least(g.rows, p1 * kTileRows), s0 * kStrip, least(g.features, s1 * kStrip));
-  });
+      finish(r0 + p0 * kTileRows, r0 + least(g.rows, p1 * kTileRows), s0 * kStrip, least(g.features, s1 * kStrip));
+    });
+  }
 }
