@@ -1,4 +1,5 @@
 // Processes that end with work in flight, thirty times each way: by the code or signal they should, and quickly.
+import { availableParallelism } from 'node:os'
 import { describe, expect, test } from 'vitest'
 import { child, times, type Ended } from './child.js'
 
@@ -10,8 +11,11 @@ interface Expected {
   send?: NodeJS.Signals
 }
 
+// Beside the other tests' processes.
+const width = Math.max(2, Math.min(8, Math.floor(availableParallelism() / 4)))
+
 async function expectEnd(way: string, expected: Expected, count = 30): Promise<void> {
-  await times(count, 2, async () => {
+  await times(count, width, async () => {
     let sent = false
     const ended: Ended = await child('ending-process', [way], {
       seconds: 20,
