@@ -41,6 +41,9 @@ function translate(from: string, to: string): void {
 
 let translated: string | undefined
 
+/** For tests of processes, on a machine that may be busy with others. */
+export const patience = { timeout: 120_000 }
+
 /** The folder with lib/ and test/stress/ as JavaScript; removed when this process ends. */
 export function scripts(): string {
   if (translated) return translated
@@ -72,7 +75,7 @@ export function child(name: string, args: readonly string[], options: ChildOptio
       ended.err += '\n(killed: it took too long)'
       running.kill('SIGKILL')
     },
-    (options.seconds ?? 50) * 1000,
+    (options.seconds ?? 110) * 1000,
   )
   return new Promise((resolve, reject) => {
     running.on('error', reject)

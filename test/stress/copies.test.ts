@@ -2,7 +2,7 @@
 import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { afterAll, expect, test } from 'vitest'
-import { child, root, scripts } from './child.js'
+import { child, patience, root, scripts } from './child.js'
 
 mkdirSync(path.join(root, '.cmake'), { recursive: true })
 const folder = mkdtempSync(path.join(root, '.cmake', 'copies-'))
@@ -10,13 +10,13 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 const ok = { code: 0, signal: null, out: 'ok\n', err: '' }
 
-test('two copies that load one addon', async () => {
+test('two copies that load one addon', patience, async () => {
   const second = path.join(folder, 'lib')
   cpSync(path.join(scripts(), 'lib'), second, { recursive: true })
   expect(await child('two-copies', [path.join(second, 'index.js')])).toEqual(ok)
 })
 
-test('two copies, each with an addon of its own', async () => {
+test('two copies, each with an addon of its own', patience, async () => {
   const second = path.join(folder, 'package')
   cpSync(path.join(scripts(), 'lib'), path.join(second, 'lib'), { recursive: true })
   mkdirSync(path.join(second, 'build/Release'), { recursive: true })
@@ -25,7 +25,7 @@ test('two copies, each with an addon of its own', async () => {
   expect(await child('two-copies', [path.join(second, 'lib/index.js')])).toEqual(ok)
 })
 
-test('import and require of one copy are one', async () => {
+test('import and require of one copy are one', patience, async () => {
   expect(await child('import-and-require', [])).toEqual({
     ...ok,
     err: expect.stringMatching(/^$|ExperimentalWarning/) as string,

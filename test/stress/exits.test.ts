@@ -1,7 +1,7 @@
 // Processes that end with work in flight, thirty times each way: by the code or signal they should, and quickly.
 import { availableParallelism } from 'node:os'
 import { describe, expect, test } from 'vitest'
-import { child, times, type Ended } from './child.js'
+import { child, patience, times, type Ended } from './child.js'
 
 interface Expected {
   code?: number
@@ -18,7 +18,7 @@ async function expectEnd(way: string, expected: Expected, count = 30): Promise<v
   await times(count, width, async () => {
     let sent = false
     const ended: Ended = await child('ending-process', [way], {
-      seconds: 20,
+      seconds: 60,
       onOutput(out, kill) {
         if (expected.send && !sent && out.includes('ready')) kill(expected.send)
         sent ||= out.includes('ready')
@@ -29,7 +29,7 @@ async function expectEnd(way: string, expected: Expected, count = 30): Promise<v
   })
 }
 
-describe('a process with work in flight ends', () => {
+describe('a process with work in flight ends', patience, () => {
   test('by process.exit', () => expectEnd('exit', { code: 7 }))
   test('by process.exit a little later', () => expectEnd('exit later', { code: 7 }, 15))
   test('when nothing is waited for', () => expectEnd('end', { code: 7 }))
@@ -39,18 +39,18 @@ describe('a process with work in flight ends', () => {
   test('with workers inside any call', () => expectEnd('exit with busy workers', { code: 7 }, 15))
 })
 
-describe('a process that waits for a result', () => {
+describe('a process that waits for a result', patience, () => {
   test('stays until it is there', () => expectEnd('end after a read', { code: 7 }, 5))
   test('stays until a fence is passed', () => expectEnd('end after a fence', { code: 7 }, 5))
 })
 
-describe('a rejection', () => {
+describe('a rejection', patience, () => {
   test('that nobody handles ends the process with its code', () =>
     expectEnd('unhandled rejection', { code: 1, err: /ERR_INDEX/ }, 5))
   test('that is handled does not', () => expectEnd('handled rejection', { code: 7 }, 5))
 })
 
-describe('SIGINT', () => {
+describe('SIGINT', patience, () => {
   test('ends a process with work in flight', () => expectEnd('interrupted', { signal: 'SIGINT', send: 'SIGINT' }, 15))
   test('ends a process that waits in native code', () =>
     expectEnd('interrupted while it waits', { signal: 'SIGINT', send: 'SIGINT' }, 10))

@@ -1,7 +1,7 @@
 // Ten thousand times the same, and memory stays where it was: tensors and bytes exactly, the process's memory but for what
 // allocators keep.
 import { describe, expect, test } from 'vitest'
-import { child } from './child.js'
+import { child, patience } from './child.js'
 
 interface Growth {
   tensors: number
@@ -26,7 +26,7 @@ function expectNone(g: Growth): void {
   expect(g.rss / MiB).toBeLessThan(24)
 }
 
-describe('nothing grows', () => {
+describe('nothing grows', patience, () => {
   test('over 10 000 steps of five ops each', async () => expectNone(await growth('ops', 10_000)))
   test('over 10 000 reads', async () => expectNone(await growth('reads', 10_000)))
   test('over 10 000 reads whose promises nobody keeps', async () =>
