@@ -38,11 +38,7 @@ struct ConvArgs {
   __device__ __forceinline__ bool begins(int64_t i, int64_t t) const {
     return seq && t > 0 && seq[i * seq_b + t * seq_t] != seq[i * seq_b + (t - 1) * seq_t];
   }
-  // silu by the approximate exponential and division: each is right to a few units of the last place, and
-  // the exponential's error, which grows with |y|, is in a term that is small where the result is not.
-  __device__ __forceinline__ float activate(float y) const {
-    return silu ? __fdividef(y, 1.0f + ptx::ex2(-kLog2E * y)) : y;
-  }
+  __device__ __forceinline__ float activate(float y) const { return silu ? cuda::silu(y) : y; }
   __device__ __forceinline__ float bias_of(int64_t c) const { return bias ? bias[c * bias_d] : 0.0f; }
 };
 
@@ -95,16 +91,26 @@ __device__ __forceinline__ void convolve(float (&in)[W - 1 + N], const float (&w
   }
 }
 
-// The same with the activation. Most often no sequence begins, which spares the selections.
-template <int W, int N>
-__device__ __forceinline__ void outputs(const ConvArgs& p, float (&in)[W - 1 + N], const float (&weight)[W], float bias,
-                                        uint32_t begins, float (&y)[N]) {
-  if (begins == 0)
-    convolve<W, N>(in, weight, bias, 0, y);
-  else
-    convolve<W, N>(in, weight, bias, begins, y);
+// The same for C channels, with the activation. One branch for all of them: most often no sequence begins, which spares
+// the selections.
+template <int W, int N, int C>
+__device__ __forceinline__ void outputs(float (&in)[C][W - 1 + N], const float (&weight)[C][W], const float (&bias)[C],
+                                        uint32_t begins, bool silu, float (&y)[C][N]) {
+  if (begins == 0) {
 #pragma unroll
-  for (int j = 0; j < N; j++) y[j] = p.activate(y[j]);
+    for (int c = 0; c < C; c++) convolve<W, N>(in[c], weight[c], bias[c], 0, y[c]);
+  } else {
+#pragma unroll
+    for (int c = 0; c < C; c++) convolve<W, N>(in[c], weight[c], bias[c], begins, y[c]);
+  }
+  if (!silu) return;
+  // By the approximate exponential and division: each is right to a few units of the last place, and the exponential's
+  // error, which grows with |y|, is in a term that is small where the result is not.
+#pragma unroll
+  for (int c = 0; c < C; c++) {
+#pragma unroll
+    for (int j = 0; j < N; j++) y[c][j] = __fdividef(y[c][j], 1.0f + ptx::ex2(-kLog2E * y[c][j]));
+  }
 }
 
 // item = (third · seconds + second) · firsts + first
@@ -135,16 +141,18 @@ __global__ void __launch_bounds__(128) conv_channels(const __grid_constant__ Con
   const float* x = p.x + i * p.x_b + c * p.x_d + t0 * p.x_t;
   float* out = p.out + i * p.out_b + c * p.out_d + t0 * p.out_t;
   float weight[V][W], bias[V], in[V][W - 1 + N];
+  if (t0 > 0 || !p.initial) {
 #pragma unroll
-  for (int q = 0; q < W - 1; q++) {
-    const int back = q - (W - 1);
-    if (t0 > 0) {
-      const Floats<V> f = load<V>(x + back * p.x_t);
+    for (int q = 0; q < W - 1; q++) {
+      const Floats<V> f = t0 > 0 ? load<V>(x + (q - (W - 1)) * p.x_t) : Floats<V>{};
 #pragma unroll
       for (int v = 0; v < V; v++) in[v][q] = f.v[v];
-    } else {
+    }
+  } else {
 #pragma unroll
-      for (int v = 0; v < V; v++) in[v][q] = p.input(i, c + v, back);
+    for (int q = 0; q < W - 1; q++) {
+#pragma unroll
+      for (int v = 0; v < V; v++) in[v][q] = p.input(i, c + v, q - (W - 1));
     }
   }
 #pragma unroll
@@ -154,10 +162,11 @@ __global__ void __launch_bounds__(128) conv_channels(const __grid_constant__ Con
   }
   for (int64_t t = t0; t < end; t += N) {
     const int left = static_cast<int>(min(end - t, int64_t{N}));
+    const float* from = x;  // stays at the last token, so that no load hangs on a condition
 #pragma unroll
     for (int j = 0; j < N; j++) {
-      Floats<V> f{};
-      if (j < left) f = load<V>(x + j * p.x_t);
+      const Floats<V> f = load<V>(from);
+      from += j + 1 < left ? p.x_t : 0;
 #pragma unroll
       for (int v = 0; v < V; v++) in[v][W - 1 + j] = f.v[v];
     }
@@ -167,7 +176,10 @@ __global__ void __launch_bounds__(128) conv_channels(const __grid_constant__ Con
     for (int v = 0; v < V; v++) {
 #pragma unroll
       for (int q = 0; q < W - 1; q++) last[v][q] = in[v][N + q];
-      outputs<W, N>(p, in[v], weight[v], bias[v], begins, y[v]);
+    }
+    outputs<W, N, V>(in, weight, bias, begins, p.silu, y);
+#pragma unroll
+    for (int v = 0; v < V; v++) {
 #pragma unroll
       for (int q = 0; q < W - 1; q++) in[v][q] = last[v][q];
     }
@@ -196,48 +208,54 @@ __global__ void __launch_bounds__(128) conv_tokens(const __grid_constant__ ConvA
   const float* const x = p.x + i * p.x_b + c0 * p.x_d + t0;  // tokens lie side by side
   float* const out = p.out + i * p.out_b + c0 * p.out_d + t0;
   float weight[U][W], bias[U], in[U][W - 1 + V];
+  if (whole && (t0 >= W - 1 || !p.initial)) {  // loads follow one another with no branch between them
 #pragma unroll
-  for (int u = 0; u < U; u++) {
-    const int c = min(u, last);
-    const float* const row = x + c * p.x_d;
-    if (whole) {
+    for (int u = 0; u < U; u++) {
+      const float* const row = x + min(u, last) * p.x_d;
       const Floats<V> f = load<V>(row);
 #pragma unroll
       for (int j = 0; j < V; j++) in[u][W - 1 + j] = f.v[j];
-    } else {
+      if constexpr (V == 4) {
+        const Floats<V> before = t0 > 0 ? load<V>(row - V) : Floats<V>{};
 #pragma unroll
-      for (int j = 0; j < V; j++) in[u][W - 1 + j] = t0 + j < p.L ? row[j] : 0.0f;
+        for (int q = 0; q < W - 1; q++) in[u][q] = before.v[V + 1 - W + q];
+      } else {
+#pragma unroll
+        for (int q = 0; q < W - 1; q++) in[u][q] = t0 + q >= W - 1 ? row[q - (W - 1)] : 0.0f;
+      }
     }
-    if (V == 4 && t0 > 0) {
-      const Floats<V> f = load<V>(row - V);
+  } else {
 #pragma unroll
-      for (int q = 0; q < W - 1; q++) in[u][q] = f.v[(V + 1 - W + q) & (V - 1)];
-    } else if (V == 1 && t0 >= W - 1) {
+    for (int u = 0; u < U; u++) {
+      const int64_t c = c0 + min(u, last);
 #pragma unroll
-      for (int q = 0; q < W - 1; q++) in[u][q] = row[q - (W - 1)];
-    } else {
-#pragma unroll
-      for (int q = 0; q < W - 1; q++) in[u][q] = p.input(i, c0 + c, t0 + q - (W - 1));
+      for (int q = 0; q < W - 1 + V; q++) {
+        const int64_t t = t0 + q - (W - 1);
+        in[u][q] = t < p.L ? p.input(i, c, t) : 0.0f;
+      }
     }
-    read_weights<W>(p, c0 + c, weight[u]);
-    bias[u] = p.bias_of(c0 + c);
   }
-  const uint32_t begins = p.seq ? beginnings<W - 1 + V>(p, i, t0 - (W - 1)) : 0;
 #pragma unroll
   for (int u = 0; u < U; u++) {
-    float y[V];
-    outputs<W, V>(p, in[u], weight[u], bias[u], begins, y);
+    read_weights<W>(p, c0 + min(u, last), weight[u]);
+    bias[u] = p.bias_of(c0 + min(u, last));
+  }
+  const uint32_t begins = p.seq ? beginnings<W - 1 + V>(p, i, t0 - (W - 1)) : 0;
+  float y[U][V];
+  outputs<W, V, U>(in, weight, bias, begins, p.silu, y);
+#pragma unroll
+  for (int u = 0; u < U; u++) {
     if (u > last) break;
     float* const row = out + u * p.out_d;
     if (whole) {
       Floats<V> f;
 #pragma unroll
-      for (int j = 0; j < V; j++) f.v[j] = y[j];
+      for (int j = 0; j < V; j++) f.v[j] = y[u][j];
       store<V>(row, f);
     } else {
 #pragma unroll
       for (int j = 0; j < V; j++)
-        if (t0 + j < p.L) row[j] = y[j];
+        if (t0 + j < p.L) row[j] = y[u][j];
     }
   }
 }
