@@ -13,14 +13,31 @@ constexpr int64_t kBlocks = 64;  // a multiprocessor
 
 using ConvKernel = void (*)(ConvArgs);
 
-// By width; null where there is none.
-constexpr ConvKernel channels_kernels[] = {nullptr, nullptr, conv_channels<2>, conv_channels<3>, conv_channels<4>};
-constexpr ConvKernel tokens_kernels[] = {nullptr, nullptr, conv_tokens<2, 1>, conv_tokens<3, 1>, conv_tokens<4, 1>};
-constexpr ConvKernel quads_kernels[] = {nullptr, nullptr, conv_tokens<2, 4>, conv_tokens<3, 4>, conv_tokens<4, 4>};
+// By width and whether accesses are of 16 bytes; null where there is none.
+constexpr ConvKernel channels_kernels[][2] = {{},
+                                              {},
+                                              {conv_channels<2, 1>, conv_channels<2, 4>},
+                                              {conv_channels<3, 1>, conv_channels<3, 4>},
+                                              {conv_channels<4, 1>, conv_channels<4, 4>}};
+constexpr ConvKernel tokens_kernels[][2] = {{},
+                                            {},
+                                            {conv_tokens<2, 1>, conv_tokens<2, 4>},
+                                            {conv_tokens<3, 1>, conv_tokens<3, 4>},
+                                            {conv_tokens<4, 1>, conv_tokens<4, 4>}};
 
-bool quads_aligned(const View& v) {
-  return v.stride[2] == 1 && aligned16(v.data) && (v.shape[0] <= 1 || v.stride[0] % 4 == 0) &&
-         (v.shape[1] <= 1 || v.stride[1] % 4 == 0);
+// Four elements along `dense` begin on 16 bytes wherever a multiple of four along it does.
+bool quads_aligned(const View& v, int dense) {
+  if (v.stride[dense] != 1 || !aligned16(v.data)) return false;
+  for (int i = 0; i < v.rank; i++)
+    if (i != dense && v.shape[i] > 1 && v.stride[i] % 4 != 0) return false;
+  return true;
+}
+
+// Tokens a thread walks: the more, the fewer are read twice, as long as there are threads for the chip to choose from.
+int walk_of(const Context& c, int64_t b, int64_t blocks, int64_t L) {
+  int walk = 8 * kConvBatch;
+  while (walk > kConvBatch && b * blocks * ceil_div(L, walk) < c.multiprocessors * int64_t{4096}) walk /= 2;
+  return walk;
 }
 
 ConvArgs args_of(const CausalConv1d& p) {
@@ -43,6 +60,7 @@ ConvArgs args_of(const CausalConv1d& p) {
   a.out_t = p.out.stride[2];
   a.weight_d = p.weight.stride[0];
   a.weight_k = p.weight.stride[1];
+  a.weight_quads = a.weight_k == 1 && rows_aligned16(p.weight);
   a.bias_d = p.bias.stride[0];
   a.initial_b = p.initial_states.stride[0];
   a.initial_d = p.initial_states.stride[1];
@@ -63,7 +81,7 @@ ConvArgs args_of(const CausalConv1d& p) {
 
 void launch_causal_conv1d(Context& c, const Problem& problem) {
   const auto& p = static_cast<const CausalConv1d&>(problem);
-  const ConvArgs a = args_of(p);
+  ConvArgs a = args_of(p);
   const bool templated = a.w >= 2 && a.w <= 4;
   const bool by_token = a.x_t == 1 && (a.x_d != 1 || a.d == 1);
   c.kernel = !templated ? "cuda.any.causal_conv1d.any"
@@ -71,16 +89,19 @@ void launch_causal_conv1d(Context& c, const Problem& problem) {
                         : "cuda.any.causal_conv1d.bld";
   const int64_t size = a.b * a.d * a.L;
   if (size > 0) {
+    // As many blocks as there is work for: a thread has one piece of it.
+    const auto grid = [](int64_t items) { return static_cast<unsigned>(ceil_div(items, kThreads)); };
     if (!templated) {
       conv_any<<<grid_for(c, ceil_div(size, kThreads), kBlocks), kThreads, 0, c.stream>>>(a, !by_token);
     } else if (by_token) {
-      const bool quads = quads_aligned(p.x) && quads_aligned(p.out);
-      const int64_t items = a.b * a.d * ceil_div(a.L, kConvQuad);
-      (quads ? quads_kernels
-             : tokens_kernels)[a.w]<<<grid_for(c, ceil_div(items, kThreads), kBlocks), kThreads, 0, c.stream>>>(a);
+      const bool quads = quads_aligned(p.x, 2) && quads_aligned(p.out, 2);
+      const int64_t items = a.b * ceil_div(a.d, kConvChannels) * ceil_div(a.L, quads ? 4 : 1);
+      tokens_kernels[a.w][quads]<<<grid(items), kThreads, 0, c.stream>>>(a);
     } else {
-      const int64_t items = a.b * a.d * ceil_div(a.L, kConvWalk);
-      channels_kernels[a.w]<<<grid_for(c, ceil_div(items, kThreads), kBlocks), kThreads, 0, c.stream>>>(a);
+      const bool quads = a.d % 4 == 0 && quads_aligned(p.x, 1) && quads_aligned(p.out, 1);
+      const int64_t blocks = quads ? a.d / 4 : a.d;
+      a.walk = walk_of(c, a.b, blocks, a.L);
+      channels_kernels[a.w][quads]<<<grid(a.b * blocks * ceil_div(a.L, a.walk)), kThreads, 0, c.stream>>>(a);
     }
   }
   const int64_t kept = a.final ? a.b * a.d * (a.w - 1) : 0;

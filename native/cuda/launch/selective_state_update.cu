@@ -70,7 +70,48 @@ StateUpdateArgs args_of(const SelectiveStateUpdate& p) {
   a.out_h = p.out.stride[1];
   a.out_p = p.out.stride[2];
   a.softplus = p.dt_softplus;
+  a.heads_B = static_cast<int>(a.h / std::max<int64_t>(a.groups_B, 1));
+  a.heads_C = static_cast<int>(a.h / std::max<int64_t>(a.groups_C, 1));
   return a;
+}
+
+using Kernel = void (*)(StateUpdateArgs);
+
+// For states of at most 8, 16, 32, 64, 128 and 256, by rows a thread: 1, 2, 4.
+struct RowsKernels {
+  int lanes;
+  Kernel by_rows[3];
+};
+constexpr RowsKernels rows_kernels[] = {
+    {2, {selective_state_update_rows<2, 1, 1>, selective_state_update_rows<2, 1, 2>, nullptr}},
+    {4,
+     {selective_state_update_rows<4, 1, 1>, selective_state_update_rows<4, 1, 2>,
+      selective_state_update_rows<4, 1, 4>}},
+    {8,
+     {selective_state_update_rows<8, 1, 1>, selective_state_update_rows<8, 1, 2>,
+      selective_state_update_rows<8, 1, 4>}},
+    {16,
+     {selective_state_update_rows<16, 1, 1>, selective_state_update_rows<16, 1, 2>,
+      selective_state_update_rows<16, 1, 4>}},
+    {32,
+     {selective_state_update_rows<32, 1, 1>, selective_state_update_rows<32, 1, 2>,
+      selective_state_update_rows<32, 1, 4>}},
+    {32, {selective_state_update_rows<32, 2, 1>, selective_state_update_rows<32, 2, 2>, nullptr}},
+};
+
+// The most rows a thread that leave threads enough for the chip.
+void launch_rows(const Context& c, const StateUpdateArgs& a) {
+  int i = 0;
+  while (i < 5 && (8 << i) < a.n) i++;
+  const RowsKernels& kernels = rows_kernels[i];
+  const int64_t threads = a.h * a.p * kernels.lanes;
+  int rows = 2;  // its logarithm
+  while (rows > 0 && (!kernels.by_rows[rows] || a.b < (1 << rows) ||
+                      threads * ceil_div(a.b, 1 << rows) < c.multiprocessors * int64_t{512}))
+    rows--;
+  const dim3 grid(static_cast<unsigned>(ceil_div(threads, kThreads)),
+                  static_cast<unsigned>(std::min<int64_t>(ceil_div(a.b, 1 << rows), 65535)));
+  kernels.by_rows[rows]<<<grid, kThreads, 0, c.stream>>>(a);
 }
 
 }  // namespace
@@ -87,6 +128,8 @@ void launch_selective_state_update(Context& c, const Problem& problem) {
   while (a.lanes < 32 && a.lanes * 4 < a.n) a.lanes *= 2;
   const bool quads =
       a.n % 4 == 0 && p.state.stride[3] == 1 && by_four(p.state) && by_four(p.A) && by_four(p.B) && by_four(p.C);
+  const bool small = a.n > 4 && a.n <= 256 && a.h * a.p * 32 <= INT32_MAX && a.b <= INT32_MAX;
+  if (quads && small && a.B_n == 1 && a.C_n == 1) return launch_rows(c, a);
   const auto kernel = quads ? selective_state_update<4> : selective_state_update<1>;
   kernel<<<grid_for(c, ceil_div(channels * a.lanes, kThreads), 32), kThreads, 0, c.stream>>>(a);
 }

@@ -109,6 +109,12 @@ void check_conv() {
         check(1, 5, 1000, w, layout, extras);
       }
       check(3, 300, 129, 4, layout, extras);
+      for (const int64_t w : {2, 3, 4}) {
+        // Accesses of 16 bytes: along channels, and along tokens with the last ones on their own.
+        check(2, 36, 45, w, layout, extras);
+        for (const int64_t L : {5, 18, 1003}) check(1, 1, L, w, layout, extras);
+        check(2, 6, 32, w, layout, extras);
+      }
       for (const bool ring : {false, true})
         for (const int64_t s : {1, 2, 9}) {
           check_update(s, 4, 3, layout, ring, extras);
@@ -117,6 +123,8 @@ void check_conv() {
           check_update(s, 1, 0, layout, ring, extras);
         }
     }
+  // Channels enough for runs of more than one batch of tokens.
+  for (const bool extras : {false, true}) check(1, 8001, 1101, 4, Layout::swapped, extras);
 }
 
 }  // namespace seqmix::test

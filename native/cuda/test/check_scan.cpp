@@ -1,8 +1,7 @@
-// selective_scan and selective_state_update.
+// selective_scan.
 #include <cmath>
 
 #include "core/problem/selective_scan.h"
-#include "core/problem/selective_state_update.h"
 #include "cuda/test/harness.h"
 
 namespace seqmix::test {
@@ -151,78 +150,11 @@ void check_constant_step() {
   expect_close("selective_scan, one step size", out, want, kBound);
 }
 
-void check_update(bool heads, int64_t n, int64_t groups, Layout layout, bool extras, bool indexed) {
-  const int64_t b = 3, h = 12, p = heads ? 5 : 1, slots = indexed ? 8 : b;
-  const auto channels = [&](std::initializer_list<int64_t> first, std::initializer_list<int64_t> rest) {
-    Shape s = first;
-    s.push_back(h);
-    if (heads) s.push_back(p);
-    s.insert(s.end(), rest);
-    return s;
-  };
-  Array state = uniform(channels({slots}, {n}), -1, 1, layout), x = uniform(channels({b}, {}), -1, 1, layout);
-  Array dt = uniform(channels({b}, {}), -2, 2, layout), z = uniform(channels({b}, {}), -3, 3, layout);
-  Array A = uniform(channels({}, {n}), -4, -0.1, layout), D = uniform(channels({}, {}), -1, 1, layout);
-  Array bias = uniform(channels({}, {}), -1, 1), B = uniform({b, groups, n}, -1, 1, layout);
-  Array C = uniform({b, groups, n}, -1, 1, layout), indices(DType::int32, {b});
-  indices.values() = {7, -3, 2};
-  if (indexed) indices.at({1}) = groups > 1 ? 8 : -3;
-  SelectiveStateUpdate q;
-  q.state = state.view();
-  q.x = x.view();
-  q.dt = dt.view();
-  q.A = A.view();
-  q.B = B.view();
-  q.C = C.view();
-  if (extras) {
-    q.D = D.view();
-    q.z = z.view();
-    q.dt_bias = bias.view();
-  }
-  q.dt_softplus = true;
-  if (indexed) q.state_indices = indices.upload();
-  q.validate();
-  Array out(q.out);
-  q.out = out.view();
-  device.run(q);
-  std::vector<double> want, after = state.values();
-  const int64_t all = h * p;
-  for (int64_t i = 0; i < b; i++)
-    for (int64_t c = 0; c < all; c++) {
-      const int64_t slot = indexed ? static_cast<int64_t>(indices.at({i})) : i;
-      if (slot < 0 || slot >= slots) {
-        want.push_back(0);
-        continue;
-      }
-      const auto flat = [&](Array& a, int64_t at) { return a.values()[static_cast<size_t>(at)]; };
-      const double step = softplus(flat(dt, i * all + c) + (extras ? flat(bias, c) : 0));
-      double y = 0;
-      for (int64_t s = 0; s < n; s++) {
-        double& v = after[static_cast<size_t>((slot * all + c) * n + s)];
-        v = std::exp(step * flat(A, c * n + s)) * v + step * B.at({i, c * groups / all, s}) * flat(x, i * all + c);
-        y += v * C.at({i, c * groups / all, s});
-      }
-      if (extras) y = (y + flat(D, c) * flat(x, i * all + c)) * silu(flat(z, i * all + c));
-      want.push_back(y);
-    }
-  const std::string what = "selective_state_update n " + std::to_string(n);
-  expect_close(what, out, want, kBound);
-  expect_close(what + ", state", state, after, kBound);
-  const uint64_t word = device.backend->take_index_error(device.queue);
-  expect(what + ", error word", indexed && groups > 1 ? index_error_op(word) == Op::selective_state_update : word == 0);
-}
-
 }  // namespace
 
 void check_scan() {
   check_scans();
   check_constant_step();
-  for (const bool heads : {false, true})
-    for (const int64_t n : {0, 1, 3, 4, 16, 64, 128, 130, 300})
-      for (const int64_t groups : {1, 3})
-        for (const Layout layout : {Layout::dense, Layout::swapped, Layout::odd})
-          for (const bool extras : {false, true})
-            for (const bool indexed : {false, true}) check_update(heads, n, groups, layout, extras, indexed);
 }
 
 }  // namespace seqmix::test

@@ -81,5 +81,6 @@ void check_rows();
 void check_linear();
 void check_conv();
 void check_scan();
+void check_state_update();
 
 }  // namespace seqmix::test

@@ -1,5 +1,6 @@
 // V consecutive floats as one access; the address is a multiple of their size.
 #pragma once
+#include "cuda/ptx/memory.cuh"
 
 namespace seqmix::cuda {
 
@@ -14,7 +15,10 @@ __device__ __forceinline__ Floats<V> load(const float* from) {
 }
 template <int V>
 __device__ __forceinline__ void store(float* to, const Floats<V>& value) {
-  *reinterpret_cast<Floats<V>*>(to) = value;
+  if constexpr (V == 4)
+    ptx::store4(to, value.v[0], value.v[1], value.v[2], value.v[3]);
+  else
+    *reinterpret_cast<Floats<V>*>(to) = value;
 }
 
 }  // namespace seqmix::cuda
