@@ -62,7 +62,7 @@ export function fingerprint() {
 }
 
 export function sourcesHash() {
-  const files = nativeSources().filter((file) => !file.startsWith('native/test/'))
+  const files = nativeSources().filter((file) => !/^native\/(cuda\/)?test\//.test(file))
   return sha256(files.flatMap((file) => [`\0${file}\0`, readFileSync(path.join(root, file))]))
 }
 
