@@ -1,7 +1,7 @@
 import { damaged } from '../checkpoint/format.js'
 import type { StoredTensor } from '../checkpoint/index.js'
 import { device as findDevice, type Device } from '../index.js'
-import { tensor, zeros, type Tensor } from '../index.js'
+import { scope, tensor, zeros, type Tensor } from '../index.js'
 import { readTensors, saveTensors, type LayerCache } from './cache.js'
 
 /**
@@ -26,8 +26,11 @@ export class MambaCache implements LayerCache {
    * @param sizes d channels, convolution width w, n states a channel
    */
   static create(batch: number, sizes: { channels: number; width: number; states: number }, device: Device): MambaCache {
-    const convState = zeros([batch, sizes.channels, sizes.width - 1], { device })
-    return new MambaCache(convState, zeros([batch, sizes.channels, sizes.states], { device }))
+    // In a scope, so that where there is memory for one state and not for the other, neither stays.
+    return scope(() => {
+      const convState = zeros([batch, sizes.channels, sizes.width - 1], { device })
+      return new MambaCache(convState, zeros([batch, sizes.channels, sizes.states], { device }))
+    })
   }
 
   /**

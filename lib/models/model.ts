@@ -35,7 +35,7 @@ export class LanguageModel {
   newCache(batch = 1): ModelCache {
     if (!Number.isSafeInteger(batch) || batch < 1)
       throw rangeError('ERR_SHAPE', 'batch', 'a whole number from 1 on', shown(batch))
-    return new ModelCache(this.network.newCaches(batch))
+    return scope(() => new ModelCache(this.network.newCaches(batch)))
   }
 
   /** A cache from what `cache.save()` returned, on the model's device. */

@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
-import ts from 'typescript'
+import { transformSync } from 'esbuild'
 
 export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..')
 
@@ -31,10 +31,8 @@ function translate(from: string, to: string): void {
     const source = path.join(from, entry.name)
     if (entry.isDirectory()) translate(source, path.join(to, entry.name))
     else if (entry.name.endsWith('.ts') && !entry.name.endsWith('.test.ts')) {
-      const { outputText } = ts.transpileModule(readFileSync(source, 'utf8'), {
-        compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022, verbatimModuleSyntax: true },
-      })
-      writeFileSync(path.join(to, entry.name.replace(/\.ts$/, '.js')), outputText)
+      const { code } = transformSync(readFileSync(source, 'utf8'), { loader: 'ts', format: 'esm', target: 'es2022' })
+      writeFileSync(path.join(to, entry.name.replace(/\.ts$/, '.js')), code)
     }
   }
 }
