@@ -1,5 +1,5 @@
 // More than one copy of the package in a process, as happens when two dependencies each bring theirs, and the ways to load one.
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 import { afterAll, expect, test } from 'vitest'
 import { child, patience, root, scripts } from './child.js'
@@ -20,7 +20,10 @@ test('two copies, each with an addon of its own', patience, async () => {
   const second = path.join(folder, 'package')
   cpSync(path.join(scripts(), 'lib'), path.join(second, 'lib'), { recursive: true })
   mkdirSync(path.join(second, 'build/Release'), { recursive: true })
-  cpSync(path.join(root, 'build/Release/seqmix.node'), path.join(second, 'build/Release/seqmix.node'))
+  for (const file of ['seqmix.node', 'seqmix_cuda.so']) {
+    const built = path.join(root, 'build/Release', file)
+    if (existsSync(built)) cpSync(built, path.join(second, 'build/Release', file))
+  }
   writeFileSync(path.join(second, 'package.json'), '{"name": "seqmix", "type": "module"}')
   expect(await child('two-copies', [path.join(second, 'lib/index.js')])).toEqual(ok)
 })

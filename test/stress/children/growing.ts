@@ -3,6 +3,7 @@ import {
   type Tensor,
   add,
   causalConv1dUpdate,
+  device,
   linear,
   memory,
   scope,
@@ -95,6 +96,7 @@ async function run(n: number): Promise<void> {
     const result = kinds[what]!(i)
     if (result instanceof Promise) await result
   }
+  await device().synchronize() // reads still under way hold what they read
   await collected()
 }
 
