@@ -94,9 +94,15 @@ export interface Native {
   argmax(x: Handle): Handle
   topk(x: Handle, k: number): [Handle, Handle]
   sample(logits: Handle, temperature: number, topK: number, topP: number, seed: bigint, step: bigint): Handle
-  rmsNorm(x: Handle, weight: Optional, residual: Optional, eps: number): Handle | [Handle, Handle]
+  rmsNorm(
+    x: Handle,
+    weight: Optional,
+    residual: Optional,
+    eps: number,
+    residualInFp32: boolean,
+  ): Handle | [Handle, Handle]
   linear(x: Handle, weight: Handle, bias: Optional, residual: Optional, activation: number): Handle
-  embedding(ids: Handle, table: Handle): Handle
+  embedding(ids: Handle, table: Handle, dtype: number): Handle
   silu(x: Handle): Handle
   add(a: Handle, b: Handle): Handle
   mul(a: Handle, b: Handle): Handle

@@ -1,7 +1,15 @@
+import { type DType, dtypeNumber } from '../dtype.js'
 import { native } from '../native.js'
+import { checkOptions } from '../options.js'
 import type { Tensor, TensorInput } from '../tensor.js'
 import { call, one } from './call.js'
 
+export interface EmbeddingOptions {
+  /** Of the result: float32, float16 or bfloat16. By default the table's. */
+  dtype?: DType
+}
+
+const known = ['dtype'] as const
 const names = ['ids', 'table']
 
 /**
@@ -10,6 +18,8 @@ const names = ['ids', 'table']
  *
  * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_UNSUPPORTED.
  */
-export function embedding(ids: TensorInput, table: TensorInput): Tensor {
-  return one(call(names, 2, [ids, table], (h) => native.embedding(h[0]!, h[1]!)))
+export function embedding(ids: TensorInput, table: TensorInput, options: EmbeddingOptions = {}): Tensor {
+  checkOptions(options, known)
+  const dtype = options.dtype === undefined ? -1 : dtypeNumber(options.dtype)
+  return one(call(names, 2, [ids, table], (h) => native.embedding(h[0]!, h[1]!, dtype)))
 }

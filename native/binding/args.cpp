@@ -6,6 +6,22 @@
 
 namespace seqmix::binding {
 
+namespace {
+
+// The ops that have kernels for 16-bit floats, by device.
+bool takes_16_bits(bool cuda, Op op) {
+  if (cuda) switch (op) {
+      default:
+        return false;
+    }
+  switch (op) {
+    default:
+      return false;
+  }
+}
+
+}  // namespace
+
 Call::~Call() {
   for (int i = 0; i < copy_count_; i++) copies_[i]->drop();  // in queue order: after the op that reads them
   for (int i = 0; i < output_count_; i++) {                  // an error came between allocation and run
@@ -26,6 +42,7 @@ View Call::tensor(size_t i, const char* name) {
                                   " is, got one on " + h.device->name);
   }
   storages_[storage_count_++] = h.storage;
+  sixteen_bits_ = sixteen_bits_ || (is_float(h.view.dtype) && h.view.dtype != DType::float32);
   return h.at();
 }
 
@@ -87,6 +104,10 @@ void Call::present_as(const int64_t* shape, int rank) {
 }
 
 Napi::Value Call::run(Problem& problem) {
+  if (sixteen_bits_ && !takes_16_bits(device().id > 0, problem.op))
+    throw Error(Code::unsupported, std::string(name_of(problem.op)) +
+                                       ": expected float32, which is what its kernels on " + device().name +
+                                       " take, got 16-bit operands; convert them with .to('float32')");
   // With no element to write there is nothing to do; and the sizes beside a dimension of 0 may be too large to loop
   // over.
   bool any = false;

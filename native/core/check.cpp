@@ -19,12 +19,11 @@ void expect_shape(const char* what, const View& v, std::initializer_list<int64_t
 }
 
 void expect_float(const char* what, const View& v) {
-  if (v.dtype == DType::float32) return;
-  if (v.dtype == DType::float16 || v.dtype == DType::bfloat16)
-    throw Error(Code::unsupported, std::string(what) +
-                                       ": expected float32, the dtype that this op's kernels compute in, got " +
-                                       name_of(v.dtype) + "; convert it with .to('float32')");
-  fail(Code::dtype, what, "float32", name_of(v.dtype));
+  if (!is_float(v.dtype)) fail(Code::dtype, what, "float32, float16 or bfloat16", name_of(v.dtype));
+}
+
+void expect_same_dtype(const char* what, const View& v, const View& other, const char* why) {
+  if (v.dtype != other.dtype) fail(Code::dtype, what, std::string(name_of(other.dtype)) + " " + why, name_of(v.dtype));
 }
 
 void expect_dtype(const char* what, const View& v, DType dtype) {

@@ -14,8 +14,10 @@ void expect_rank(const char* what, const View& v, int rank, const char* letters)
 // `why` ends the expectation: "as u has", "(b, d, w - 1)".
 void expect_shape(const char* what, const View& v, std::initializer_list<int64_t> shape, const char* why);
 
-// The dtype that kernels compute in. A 16-bit float is ERR_UNSUPPORTED, and the rest ERR_DTYPE.
+// One of the three floating-point dtypes.
 void expect_float(const char* what, const View& v);
+// The dtype of another operand: the activations of one op agree. `why` ends the expectation: "as u has".
+void expect_same_dtype(const char* what, const View& v, const View& other, const char* why);
 void expect_dtype(const char* what, const View& v, DType dtype);
 void expect_index(const char* what, const View& v);  // int32 or int64
 

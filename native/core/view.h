@@ -19,6 +19,10 @@ SEQMIX_HD SEQMIX_INLINE constexpr int64_t size_of(DType t) {
   return t == DType::int64 ? 8 : t == DType::boolean ? 1 : t == DType::float16 || t == DType::bfloat16 ? 2 : 4;
 }
 
+SEQMIX_HD SEQMIX_INLINE constexpr bool is_float(DType t) {
+  return t == DType::float32 || t == DType::float16 || t == DType::bfloat16;
+}
+
 const char* name_of(DType t);  // onnxruntime's names
 
 constexpr int kMaxRank = 8;

@@ -135,17 +135,3 @@ describeOp('between the others', () => {
     )
   })
 })
-
-describeOp('ops', () => {
-  test('given 16-bit tensors, say what they do take', async () => {
-    const { add } = await import('../../lib/index.js')
-    const t = tensor([1, 2], { ...on, dtype: 'float16' })
-    expect(() => add(t, t)).toThrow(
-      expect.objectContaining({
-        name: 'SeqmixError',
-        code: 'ERR_UNSUPPORTED',
-        message: expect.stringMatching(/float32.*float16/),
-      }),
-    )
-  })
-})

@@ -22,27 +22,26 @@ const coded = (code: string, message: RegExp): unknown =>
 describe('dtypes are not mixed', () => {
   test('an op of floats given integers', () => {
     const ints = tensor(Int32Array.of(1, 2), on)
-    expect(() => add(tensor([1, 2], on), ints)).toThrow(coded('ERR_DTYPE', /^b: expected float32, got int32/))
-    expect(() => silu(ints)).toThrow(coded('ERR_DTYPE', /^x: expected float32, got int32/))
-    expect(() => silu(tensor([true, false], on))).toThrow(coded('ERR_DTYPE', /^x: expected float32, got bool/))
+    expect(() => add(tensor([1, 2], on), ints)).toThrow(coded('ERR_DTYPE', /^b: expected float32 as a has, got int32/))
+    expect(() => silu(ints)).toThrow(coded('ERR_DTYPE', /^x: expected float32, float16 or bfloat16, got int32/))
+    expect(() => silu(tensor([true, false], on))).toThrow(
+      coded('ERR_DTYPE', /^x: expected float32, float16 or bfloat16, got bool/),
+    )
   })
 
-  test.each(['float16', 'bfloat16'] as const)('an op given %s says what it does take', (dtype) => {
-    const half = tensor([1, 2], { ...on, dtype })
-    const full = tensor([1, 2], on)
-    for (const run of [
-      () => add(half, half),
-      () => add(full, half),
-      () => rmsNorm(half, null),
-      () => linear([[1, 2]], half.reshape(1, 2)),
-    ])
-      expect(run).toThrow(
-        expect.objectContaining({
-          name: 'SeqmixError',
-          code: 'ERR_UNSUPPORTED',
-          message: expect.stringMatching(new RegExp(`float32.*${dtype}`)),
-        }),
-      )
+  test.each(['float16', 'bfloat16'] as const)('activations of float32 and %s do not mix', (dtype) => {
+    const half = tensor([[1, 2]], { ...on, dtype })
+    const full = tensor([[1, 2]], on)
+    for (const [run, message] of [
+      [() => add(full, half), `b: expected float32 as a has, got ${dtype}`],
+      [() => add(half, full), `b: expected ${dtype} as a has, got float32`],
+      [
+        () => linear([[1]], full.reshape(2, 1), { residual: half }),
+        `residual: expected float32 as x has, got ${dtype}`,
+      ],
+      [() => rmsNorm(full, null, { residual: half }), `residual: expected float32 as x has, or float32, got ${dtype}`],
+    ] as const)
+      expect(run).toThrow(expect.objectContaining({ name: 'TypeError', code: 'ERR_DTYPE', message }))
   })
 })
 

@@ -64,7 +64,7 @@ Napi::Value sample(const Napi::CallbackInfo& info) {
   return call.run(p);
 }
 
-// (x, weight, residual, eps)
+// (x, weight, residual, eps, residualInFp32)
 Napi::Value rms_norm(const Napi::CallbackInfo& info) {
   Call call(info);
   RmsNorm p;
@@ -72,6 +72,7 @@ Napi::Value rms_norm(const Napi::CallbackInfo& info) {
   p.weight = call.optional(1, "weight");
   p.residual = call.optional(2, "residual");
   p.eps = static_cast<float>(call.number(3));
+  p.sum_in_float32 = call.flag(4);
   p.validate();
   call.allocate(p.out);
   call.allocate(p.sum);
@@ -102,12 +103,14 @@ Napi::Value linear(const Napi::CallbackInfo& info) {
   return call.run(p);
 }
 
-// (ids, table)
+// (ids, table, dtype): dtype -1 for the table's
 Napi::Value embedding(const Napi::CallbackInfo& info) {
   Call call(info);
   Embedding p;
   p.ids = call.tensor(0, "ids");
   p.table = call.tensor(1, "table");
+  const int64_t dtype = call.whole(2);
+  p.dtype = dtype < 0 ? p.table.dtype : static_cast<DType>(dtype);
   p.validate();
   call.allocate(p.out);
   call.vector(p.ids);

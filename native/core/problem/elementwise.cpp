@@ -18,7 +18,7 @@ void Silu::validate() {
 
 void Binary::validate() {
   expect_float("a", a);
-  expect_float("b", b);
+  expect_same_dtype("b", b, a, "as a has");
   int64_t shape[kMaxRank];
   int rank;
   if (!broadcast_shape(a, b, shape, &rank))

@@ -1,3 +1,7 @@
+// Dtypes: the activations of an op have one, float32, float16 or bfloat16, and its result has it too. Weights (what a
+// checkpoint holds: A, D, biases, filters, matrices, tables) may each have any of the three. Sums and states are
+// float32, and a result is rounded once; a state that an op changes in place is kept in whatever dtype it has.
+//
 // A problem is one call of one op: its operands as views, its options as numbers. It is plain data. Each op's own
 // header beside this one says what its views mean; its validate() checks them, throws an Error in the grammar of
 // core/check.h, and describes the outputs (shape, dtype, layout), whose memory the caller then allocates.

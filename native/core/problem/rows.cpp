@@ -33,7 +33,6 @@ void expect_choices(const char* what, const View& v) {
 }
 
 void expect_like(const char* what, const View& v, const View& x, const char* why) {
-  expect_float(what, v);
   if (!same_shape(v, x)) fail(Code::shape, what, "shape " + shape_text(x) + " " + why, shape_text(v));
 }
 }  // namespace
@@ -76,8 +75,10 @@ void RmsNorm::validate() {
     expect_shape("weight", weight, {x.shape[x.rank - 1]}, "as x's last dimension");
   }
   if (residual.present) {
+    if (residual.dtype != DType::float32) expect_same_dtype("residual", residual, x, "as x has, or float32");
     expect_like("residual", residual, x, "as x has");
-    sum = dense(x.dtype, x.shape, x.rank);
+    const bool wide = residual.dtype == DType::float32 || sum_in_float32;
+    sum = dense(wide ? DType::float32 : x.dtype, x.shape, x.rank);
   }
   if (!(eps >= 0) || std::isinf(eps)) fail(Code::option_range, "eps", "a finite number ≥ 0", std::to_string(eps));
   out = dense(x.dtype, x.shape, x.rank);
@@ -97,7 +98,10 @@ void Linear::validate() {
     expect_shape("bias", bias, {features}, "(out)");
   }
   out = with_last(x, x.dtype, features);
-  if (residual.present) expect_like("residual", residual, out, "as the result has");
+  if (residual.present) {
+    expect_same_dtype("residual", residual, x, "as x has");
+    expect_like("residual", residual, out, "as the result has");
+  }
   work = 2.0 * x.size() * features;
 }
 
@@ -105,11 +109,12 @@ void Embedding::validate() {
   expect_index("ids", ids);
   expect_rank("table", table, 2, "(vocabulary, dim)");
   expect_float("table", table);
+  if (!is_float(dtype)) fail(Code::dtype, "dtype", "float32, float16 or bfloat16", name_of(dtype));
   if (ids.rank == kMaxRank) fail(Code::shape, "ids", "at most 7 dimensions", shape_text(ids));
   int64_t shape[kMaxRank];
   for (int i = 0; i < ids.rank; i++) shape[i] = ids.shape[i];
   shape[ids.rank] = table.shape[1];
-  out = dense(table.dtype, shape, ids.rank + 1);
+  out = dense(dtype, shape, ids.rank + 1);
   work = 1.0 * out.size();
 }
 

@@ -43,11 +43,12 @@ struct Sample : Problem {
 };
 
 // out = x / sqrt(mean(x²) + eps) · weight over the last dimension, of x + residual where there is one; that sum is the
-// second output.
+// second output, in float32 where the residual is or where that is asked for.
 struct RmsNorm : Problem {
   View x, residual;  // (rows, n); residual may be absent
   View weight;       // (n), may be absent: 1
   float eps = 1e-5f;
+  bool sum_in_float32 = false;
   View out, sum;  // (rows, n); sum is absent without a residual
   RmsNorm() : Problem(Op::rms_norm, sizeof(RmsNorm)) {}
   void validate();
@@ -67,9 +68,10 @@ struct Linear : Problem {
 
 // out[i] = table[ids[i]]; an id outside the table gives a row of 0 and sets the queue's error word.
 struct Embedding : Problem {
-  View ids;    // (count) int32 or int64
-  View table;  // (vocabulary, n), last stride 1
-  View out;    // (count, n)
+  View ids;                      // (count) int32 or int64
+  View table;                    // (vocabulary, n), last stride 1
+  DType dtype = DType::float32;  // of out
+  View out;                      // (count, n)
   Embedding() : Problem(Op::embedding, sizeof(Embedding)) {}
   void validate();
 };

@@ -6,10 +6,13 @@ namespace seqmix {
 
 namespace {
 
-// B or C: constant (d, n), or one per token for all channels (b, n, L) or per group of channels (b, g, n, L).
-void check_input_matrix(const char* what, View& m, int64_t b, int64_t d, int64_t n, int64_t L) {
+// B or C: a constant (d, n), of any dtype as weights are, or one per token for all channels (b, n, L) or per group of
+// channels (b, g, n, L), of u's dtype.
+void check_input_matrix(const char* what, View& m, const View& u, int64_t n) {
+  const int64_t b = u.shape[0], d = u.shape[1], L = u.shape[2];
   expect_float(what, m);
   if (m.rank == 2) return expect_shape(what, m, {d, n}, "(d, n)");
+  expect_same_dtype(what, m, u, "as u has");
   if (m.rank == 3) {
     expect_shape(what, m, {b, n, L}, "(b, n, L)");
     m.rank = 4;
@@ -33,14 +36,14 @@ void SelectiveScan::validate() {
   expect_rank("u", u, 3, "(b, d, L)");
   expect_float("u", u);
   const int64_t b = u.shape[0], d = u.shape[1], L = u.shape[2];
-  expect_float("delta", delta);
+  expect_same_dtype("delta", delta, u, "as u has");
   expect_shape("delta", delta, {b, d, L}, "as u has");
   expect_rank("A", A, 2, "(d, n)");
   expect_float("A", A);
   const int64_t n = A.shape[1];
   expect_shape("A", A, {d, n}, "(d, n)");
-  check_input_matrix("B", B, b, d, n, L);
-  check_input_matrix("C", C, b, d, n, L);
+  check_input_matrix("B", B, u, n);
+  check_input_matrix("C", C, u, n);
   if (D.present) {
     expect_float("D", D);
     expect_shape("D", D, {d}, "(d)");
@@ -50,7 +53,7 @@ void SelectiveScan::validate() {
     expect_shape("deltaBias", delta_bias, {d}, "(d)");
   }
   if (z.present) {
-    expect_float("z", z);
+    expect_same_dtype("z", z, u, "as u has");
     expect_shape("z", z, {b, d, L}, "as u has");
   }
   if (initial_state.present) {

@@ -23,8 +23,9 @@ void insert(View& v, int at, int64_t size) {
   v.rank++;
 }
 
-void check_matrix(const char* what, View& m, int64_t b, int64_t heads, int64_t n, const char* heads_letter) {
-  expect_float(what, m);
+void check_matrix(const char* what, View& m, const View& x, int64_t heads, int64_t n, const char* heads_letter) {
+  const int64_t b = x.shape[0];
+  expect_same_dtype(what, m, x, "as x has");
   if (m.rank == 2) {
     expect_shape(what, m, {b, n}, "(b, n)");
     insert(m, 1, 1);
@@ -55,9 +56,9 @@ void SelectiveStateUpdate::validate() {
     expect_dtype("stateIndices", state_indices, DType::int32);
     expect_shape("stateIndices", state_indices, {b}, "(b)");
   }
-  expect_float("dt", dt);
+  expect_same_dtype("dt", dt, x, "as x has");
   expect_float("A", A);
-  if (z.present) expect_float("z", z);
+  if (z.present) expect_same_dtype("z", z, x, "as x has");
   if (D.present) expect_float("D", D);
   if (dt_bias.present) expect_float("dtBias", dt_bias);
   if (heads) {
@@ -104,8 +105,8 @@ void SelectiveStateUpdate::validate() {
     if (D.present) append(D, 1);
     if (dt_bias.present) append(dt_bias, 1);
   }
-  check_matrix("B", B, b, h, n, heads ? "h" : "d");
-  check_matrix("C", C, b, h, n, heads ? "h" : "d");
+  check_matrix("B", B, x, h, n, heads ? "h" : "d");
+  check_matrix("C", C, x, h, n, heads ? "h" : "d");
   out = dense(x.dtype, {b, h, p});
   out_rank = heads ? 3 : 2;
   out_shape[0] = b;

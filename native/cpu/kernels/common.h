@@ -31,6 +31,10 @@ SEQMIX_VERB void report_index_error(Context& context, const Problem& p) {
   __atomic_compare_exchange_n(context.index_error, &none, index_error(p), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
+template <class T>
+SEQMIX_VERB T* pointer(const View& v) {
+  return static_cast<T*>(v.data);
+}
 SEQMIX_VERB float* floats(const View& v) { return static_cast<float*>(v.data); }
 SEQMIX_VERB const int32_t* ints(const View& v) { return static_cast<const int32_t*>(v.data); }
 
@@ -43,6 +47,14 @@ SEQMIX_VERB int64_t size_of_view(const View& v) {
   return n;
 }
 
+// body.template operator()<T>() with T the type of a floating-point dtype: float, Half or Brain.
+template <class F>
+SEQMIX_VERB void with_float(DType dtype, const F& body) {
+  if (dtype == DType::float32) return body.template operator()<float>();
+  if (dtype == DType::float16) return body.template operator()<Half>();
+  return body.template operator()<Brain>();
+}
+
 // Where row `row` of a view begins, when all dimensions but the last are counted through as rows; in elements.
 SEQMIX_VERB int64_t row_offset(const View& v, int64_t row) {
   int64_t at = 0;
@@ -51,6 +63,31 @@ SEQMIX_VERB int64_t row_offset(const View& v, int64_t row) {
     row /= v.shape[i];
   }
   return at;
+}
+
+// A small operand of any floating-point dtype (a bias, a filter) as float32: itself, or a copy in scratch memory.
+inline View widened(Context& context, const View& v) {
+  if (!v.present || v.dtype == DType::float32) return v;
+  View wide = v;
+  wide.dtype = DType::float32;
+  const int64_t size = size_of_view(v), n = v.rank ? v.shape[v.rank - 1] : 1;
+  float* const to = scratch<float>(context, size);
+  wide.data = to;
+  int64_t stride = 1;
+  for (int i = v.rank - 1; i >= 0; i--) {
+    wide.stride[i] = stride;
+    stride *= v.shape[i];
+  }
+  if (size == 0) return wide;
+  const int64_t step = v.rank ? v.stride[v.rank - 1] : 1;
+  with_float(v.dtype, [&]<class T>() {
+    for (int64_t row = 0; row < size / n; row++) {
+      const T* const from = pointer<T>(v) + row_offset(v, row);
+      for (int64_t i = 0; i < n; i += W)
+        store_head(to + row * n + i, gather(from + i * step, step, least(W, n - i)), least(W, n - i));
+    }
+  });
+  return wide;
 }
 
 // A per-channel operand that may be absent (then `otherwise`), as a vector of n channels from c.

@@ -1,60 +1,9 @@
-// One value from one dtype to another, as elementwise.h's Copy says. Half and Brain are the bits of float16 and
-// bfloat16, Truth those of bool; every conversion to them goes through one rounding.
+// One value from one dtype to another, as elementwise.h's Copy says. Truth is the bits of bool; every conversion to a
+// 16-bit float (simd/float16.h) goes through one rounding.
 
-struct Half {
-  uint16_t bits;
-};
-struct Brain {
-  uint16_t bits;
-};
 struct Truth {
   uint8_t bits;
 };
-
-SEQMIX_VERB uint32_t float_bits(float x) {
-  uint32_t u;
-  __builtin_memcpy(&u, &x, 4);
-  return u;
-}
-SEQMIX_VERB float bits_float(uint32_t u) {
-  float x;
-  __builtin_memcpy(&x, &u, 4);
-  return x;
-}
-
-SEQMIX_VERB float widen(Brain x) { return bits_float(static_cast<uint32_t>(x.bits) << 16); }
-SEQMIX_VERB float widen(Half x) {
-#if defined(__F16C__)
-  return _cvtsh_ss(x.bits);
-#else
-  const uint32_t sign = static_cast<uint32_t>(x.bits & 0x8000) << 16, rest = x.bits & 0x7fff;
-  if (rest > 0x7c00) return bits_float(sign | rest << 13 | 0x7fc00000u);  // a quiet NaN
-  if (rest == 0x7c00) return bits_float(sign | 0x7f800000u);
-  // the exponents differ by 112, by which a product also makes subnormals right
-  return bits_float(float_bits(bits_float(rest << 13) * 0x1p112f) | sign);
-#endif
-}
-
-SEQMIX_VERB Brain to_brain(float x) {
-  const uint32_t u = float_bits(x);
-  if ((u & 0x7fffffff) > 0x7f800000) return {static_cast<uint16_t>(u >> 16 | 0x40)};
-  return {static_cast<uint16_t>((u + 0x7fff + (u >> 16 & 1)) >> 16)};
-}
-SEQMIX_VERB Half to_half(float x) {
-#if defined(__F16C__)
-  return {static_cast<uint16_t>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC))};
-#else
-  const uint32_t u = float_bits(x), sign = u >> 16 & 0x8000, rest = u & 0x7fffffff;
-  if (rest > 0x7f800000) return {static_cast<uint16_t>(sign | 0x7e00 | (rest >> 13 & 0x3ff))};
-  if (rest >= 0x477ff000) return {static_cast<uint16_t>(sign | 0x7c00)};  // 65520 and more round to infinity
-  if (rest < 0x38800000) {
-    // subnormal: the sum with 2^-1 leaves a multiple of 2^-24, rounded to even, in the low bits
-    const float moved = bits_float(rest) + 0.5f;
-    return {static_cast<uint16_t>(sign | (float_bits(moved) - 0x3f000000u))};
-  }
-  return {static_cast<uint16_t>(sign | (rest - 0x38000000u + 0xfff + (rest >> 13 & 1)) >> 13)};
-#endif
-}
 
 // A float that rounds to any narrower format as the integer itself would: bits below its precision are kept as one.
 SEQMIX_VERB float sticky(int64_t x) {

@@ -13,6 +13,42 @@ SEQMIX_VERB __m256i head(int64_t n) {
 SEQMIX_VERB vf load_head(const float* p, int64_t n) { return _mm256_maskload_ps(p, head(n)); }
 SEQMIX_VERB void store_head(float* p, vf v, int64_t n) { _mm256_maskstore_ps(p, head(n), v); }
 
+SEQMIX_VERB vf widened(__m128i bits, const Half*) { return _mm256_cvtph_ps(bits); }
+SEQMIX_VERB vf widened(__m128i bits, const Brain*) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+SEQMIX_VERB __m128i narrowed(vf v, const Half*) {
+  return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+SEQMIX_VERB __m128i narrowed(vf v, const Brain*) {
+  const __m256i u = _mm256_castps_si256(v), high = _mm256_srli_epi32(u, 16);
+  const __m256i bias = _mm256_add_epi32(_mm256_and_si256(high, _mm256_set1_epi32(1)), _mm256_set1_epi32(0x7fff));
+  const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(u, bias), 16);
+  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  const __m256i r = _mm256_blendv_epi8(rounded, _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
+  return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08));
+}
+template <class T>
+SEQMIX_VERB vf load(const T* p) {
+  return widened(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(p)), p);
+}
+template <class T>
+SEQMIX_VERB void store(T* p, vf v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i_u*>(p), narrowed(v, p));
+}
+template <class T>
+SEQMIX_VERB vf load_head(const T* p, int64_t n) {
+  T buffer[W] = {};
+  __builtin_memcpy(buffer, p, static_cast<std::size_t>(n) * sizeof(T));
+  return load(buffer);
+}
+template <class T>
+SEQMIX_VERB void store_head(T* p, vf v, int64_t n) {
+  T buffer[W];
+  store(buffer, v);
+  __builtin_memcpy(p, buffer, static_cast<std::size_t>(n) * sizeof(T));
+}
+
 SEQMIX_VERB vf load_strided(const float* p, int64_t s) {
   return _mm256_setr_ps(p[0], p[s], p[2 * s], p[3 * s], p[4 * s], p[5 * s], p[6 * s], p[7 * s]);
 }

@@ -11,6 +11,37 @@ SEQMIX_VERB vm head(int64_t n) { return static_cast<vm>(_bzhi_u32(0xffffu, stati
 SEQMIX_VERB vf load_head(const float* p, int64_t n) { return _mm512_maskz_loadu_ps(head(n), p); }
 SEQMIX_VERB void store_head(float* p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, head(n), v); }
 
+SEQMIX_VERB vf widened(__m256i bits, const Half*) { return _mm512_cvtph_ps(bits); }
+SEQMIX_VERB vf widened(__m256i bits, const Brain*) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+SEQMIX_VERB __m256i narrowed(vf v, const Half*) {
+  return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+SEQMIX_VERB __m256i narrowed(vf v, const Brain*) {
+  const __m512i u = _mm512_castps_si512(v), high = _mm512_srli_epi32(u, 16);
+  const __m512i bias = _mm512_add_epi32(_mm512_and_si512(high, _mm512_set1_epi32(1)), _mm512_set1_epi32(0x7fff));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(u, bias), 16);
+  const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
+}
+template <class T>
+SEQMIX_VERB vf load(const T* p) {
+  return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(p)), p);
+}
+template <class T>
+SEQMIX_VERB void store(T* p, vf v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i_u*>(p), narrowed(v, p));
+}
+template <class T>
+SEQMIX_VERB vf load_head(const T* p, int64_t n) {
+  return widened(_mm256_maskz_loadu_epi16(head(n), p), p);
+}
+template <class T>
+SEQMIX_VERB void store_head(T* p, vf v, int64_t n) {
+  _mm256_mask_storeu_epi16(p, head(n), narrowed(v, p));
+}
+
 SEQMIX_VERB vf load_strided(const float* p, int64_t s) {
   return _mm512_setr_ps(p[0], p[s], p[2 * s], p[3 * s], p[4 * s], p[5 * s], p[6 * s], p[7 * s], p[8 * s], p[9 * s],
                         p[10 * s], p[11 * s], p[12 * s], p[13 * s], p[14 * s], p[15 * s]);

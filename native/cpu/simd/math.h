@@ -41,17 +41,26 @@ SEQMIX_VERB vf softplus(vf x) {
 // x / (1 + e^-x); where e^-x is infinite, -0.
 SEQMIX_VERB vf silu(vf x) { return x / (set1(1.0f) + exp(set1(0.0f) - x)); }
 
+template <class T>
+SEQMIX_VERB vf load_strided(const T* p, int64_t s) {
+  T buffer[W];
+  for (int i = 0; i < W; i++) buffer[i] = p[i * s];
+  return load(buffer);
+}
+
 // The loads and stores of a vector whose elements lie `stride` apart; n of them, the others 0.
-SEQMIX_VERB vf gather(const float* p, int64_t stride, int64_t n) {
+template <class T>
+SEQMIX_VERB vf gather(const T* p, int64_t stride, int64_t n) {
   if (stride == 1) return load_head(p, n);
   if (n == W) return load_strided(p, stride);
-  float buffer[W] = {};
+  T buffer[W] = {};
   for (int64_t i = 0; i < n; i++) buffer[i] = p[i * stride];
   return load(buffer);
 }
-SEQMIX_VERB void scatter(float* p, int64_t stride, vf v, int64_t n) {
+template <class T>
+SEQMIX_VERB void scatter(T* p, int64_t stride, vf v, int64_t n) {
   if (stride == 1) return store_head(p, v, n);
-  float buffer[W];
+  T buffer[W];
   store(buffer, v);
   for (int64_t i = 0; i < n; i++) p[i * stride] = buffer[i];
 }

@@ -4,6 +4,7 @@
 //   vf floats, vm a mask of them, W how many. + - * / are the compiler's.
 //   max and min give their second argument when either is NaN.
 //   *_head touch the first n elements only, 0 <= n <= W, and load 0 for the rest.
+//   load and store of Half and Brain (float16.h) widen, and round to nearest even.
 
 constexpr int W = 4;
 typedef float vf __attribute__((vector_size(16)));
@@ -23,6 +24,27 @@ SEQMIX_VERB vf load_head(const float* p, int64_t n) {
 SEQMIX_VERB void store_head(float* p, vf v, int64_t n) {
   for (int i = 0; i < W; i++)
     if (i < n) p[i] = v[i];
+}
+
+template <class T>
+SEQMIX_VERB vf load(const T* p) {
+  return vf{widen(p[0]), widen(p[1]), widen(p[2]), widen(p[3])};
+}
+template <class T>
+SEQMIX_VERB void store(T* p, vf v) {
+  for (int i = 0; i < W; i++) narrow(v[i], p + i);
+}
+template <class T>
+SEQMIX_VERB vf load_head(const T* p, int64_t n) {
+  vf v{};
+  for (int i = 0; i < W; i++)
+    if (i < n) v[i] = widen(p[i]);
+  return v;
+}
+template <class T>
+SEQMIX_VERB void store_head(T* p, vf v, int64_t n) {
+  for (int i = 0; i < W; i++)
+    if (i < n) narrow(v[i], p + i);
 }
 
 SEQMIX_VERB vf load_strided(const float* p, int64_t s) { return vf{p[0], p[s], p[2 * s], p[3 * s]}; }

@@ -9,6 +9,8 @@
 namespace seqmix::cpu {
 namespace avx2 {
 namespace {
+#include "cpu/simd/float16.h"
+// after the types that its verbs load and store
 #include "cpu/simd/avx2.h"
 // after the verbs
 #include "cpu/targets/kernels.h"

@@ -12,6 +12,8 @@
 namespace seqmix::cpu {
 namespace avx512 {
 namespace {
+#include "cpu/simd/float16.h"
+// after the types that its verbs load and store
 #include "cpu/simd/avx512.h"
 // after the verbs
 #include "cpu/targets/kernels.h"

@@ -7,6 +7,8 @@
 namespace seqmix::cpu {
 namespace scalar {
 namespace {
+#include "cpu/simd/float16.h"
+// after the types that its verbs load and store
 #include "cpu/simd/scalar.h"
 // after the verbs
 #include "cpu/targets/kernels.h"

@@ -53,6 +53,10 @@ void launch_causal_conv1d_update(Context&, const Problem&);
 void launch_selective_scan(Context&, const Problem&);
 void launch_selective_state_update(Context&, const Problem&);
 
+// float32, float16, bfloat16: the order of every table of kernels by dtype.
+constexpr int kFloatDtypes = 3;
+constexpr int dtype_index(DType dtype) { return static_cast<int>(dtype); }
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Blocks of a grid-stride loop over `items`: one each where that is not far more than the chip runs at a time.
