@@ -39,18 +39,64 @@ int64_t Array::offset(int64_t i) const {
   return at;
 }
 
+namespace {
+struct Format {
+  int mantissa, exponent;  // bits
+};
+Format format_of(DType dtype) { return dtype == DType::float16 ? Format{10, 5} : Format{7, 8}; }
+}  // namespace
+
+double half_value(DType dtype, uint16_t bits) {
+  const auto [mantissa, exponent] = format_of(dtype);
+  const int e = bits >> mantissa & ((1 << exponent) - 1), m = bits & ((1 << mantissa) - 1);
+  const int bias = (1 << (exponent - 1)) - 1;
+  const double sign = bits >> 15 ? -1 : 1;
+  if (e == (1 << exponent) - 1) return m ? NAN : sign * INFINITY;
+  if (e == 0) return sign * std::ldexp(m, 1 - bias - mantissa);
+  return sign * std::ldexp(m + (1 << mantissa), e - bias - mantissa);
+}
+
+uint16_t half_bits(DType dtype, double value) {
+  const auto [mantissa, exponent] = format_of(dtype);
+  const int bias = (1 << (exponent - 1)) - 1, infinity = ((1 << exponent) - 1) << mantissa;
+  const int sign = std::signbit(value) ? 0x8000 : 0;
+  if (std::isnan(value)) return static_cast<uint16_t>(infinity | 1 << (mantissa - 1));
+  if (std::isinf(value)) return static_cast<uint16_t>(sign | infinity);
+  // in units of the last place; a carry goes into the exponent by itself
+  const int e = value == 0 ? 1 - bias : std::max(std::ilogb(value), 1 - bias);
+  const double units = std::nearbyint(std::ldexp(std::fabs(value), mantissa - e));
+  const double bits = std::ldexp(e - (1 - bias), mantissa) + units;
+  return static_cast<uint16_t>(sign | static_cast<int>(std::fmin(bits, infinity)));
+}
+
+double rounded(DType dtype, double value) {
+  if (dtype == DType::float32) return static_cast<float>(value);
+  return half_value(dtype, half_bits(dtype, value));
+}
+
+double Array::at(int64_t i) const {
+  if (view.dtype == DType::int32) return i32(i);
+  if (view.dtype == DType::float32) return f(i);
+  return half_value(view.dtype, static_cast<const uint16_t*>(view.data)[offset(i)]);
+}
+
+void Array::set(int64_t i, double value) {
+  if (view.dtype == DType::int32)
+    i32(i) = static_cast<int32_t>(value);
+  else if (view.dtype == DType::float32)
+    f(i) = static_cast<float>(value);
+  else
+    static_cast<uint16_t*>(view.data)[offset(i)] = half_bits(view.dtype, value);
+}
+
 std::vector<double> Array::values() const {
   std::vector<double> v(static_cast<size_t>(size()));
-  for (int64_t i = 0; i < size(); i++) v[i] = view.dtype == DType::int32 ? i32(i) : f(i);
+  for (int64_t i = 0; i < size(); i++) v[i] = at(i);
   return v;
 }
 
 Array& Array::fill(const std::function<double()>& value) {
-  for (int64_t i = 0; i < size(); i++)
-    if (view.dtype == DType::int32)
-      i32(i) = static_cast<int32_t>(value());
-    else
-      f(i) = static_cast<float>(value());
+  for (int64_t i = 0; i < size(); i++) set(i, value());
   return *this;
 }
 
@@ -134,7 +180,7 @@ void expect_close(const std::string& what, const Array& got, const std::vector<d
   const int64_t n = got.view.rank ? got.view.shape[got.view.rank - 1] : 1;
   double error = 0, norm = 0;
   for (int64_t i = 0; i < size; i++) {
-    const double e = got.f(i) - want[i];
+    const double e = got.at(i) - want[i];
     error += e * e;
     norm += want[i] * want[i];
   }
@@ -144,7 +190,7 @@ void expect_close(const std::string& what, const Array& got, const std::vector<d
   for (int64_t r = 0; r < size / n; r++) {
     double e2 = 0, n2 = 0;
     for (int64_t i = r * n; i < (r + 1) * n; i++) {
-      const double e = got.f(i) - want[i];
+      const double e = got.at(i) - want[i];
       e2 += e * e;
       n2 += want[i] * want[i];
     }
@@ -152,6 +198,11 @@ void expect_close(const std::string& what, const Array& got, const std::vector<d
     EXPECT(std::sqrt(e2 / n) <= 8 * bound * (own > rms ? own : rms) + 1e-37,
            what + ": row " + std::to_string(r) + " off by " + std::to_string(std::sqrt(e2 / n)));
   }
+}
+
+void expect_close(const std::string& what, const Array& got, const std::vector<double>& want) {
+  const DType dtype = got.view.dtype;
+  expect_close(what, got, want, dtype == DType::float16 ? 4e-4 : dtype == DType::bfloat16 ? 3e-3 : 2e-6);
 }
 
 }  // namespace seqmix::test

@@ -48,16 +48,33 @@ struct Array {
   int64_t offset(int64_t i) const;  // of element i in row-major order
   float& f(int64_t i) const { return static_cast<float*>(view.data)[offset(i)]; }
   int32_t& i32(int64_t i) const { return static_cast<int32_t*>(view.data)[offset(i)]; }
+  // An element of any dtype but int64, as the number it is; set() rounds to nearest even.
+  double at(int64_t i) const;
+  void set(int64_t i, double value);
   std::vector<double> values() const;
   Array& fill(const std::function<double()>& value);
   Array& poison();  // NaN everywhere
 };
 
-inline Array floats(std::vector<int64_t> shape, double low = -1, double high = 1, Layout layout = kRowMajor) {
-  Array a(DType::float32, std::move(shape), std::move(layout));
+// Values of a dtype, which is also what a reference must compute from: at() gives them rounded.
+inline Array numbers(DType dtype, std::vector<int64_t> shape, double low = -1, double high = 1,
+                     Layout layout = kRowMajor) {
+  Array a(dtype, std::move(shape), std::move(layout));
   a.fill([&] { return uniform(low, high); });
   return a;
 }
+inline Array floats(std::vector<int64_t> shape, double low = -1, double high = 1, Layout layout = kRowMajor) {
+  return numbers(DType::float32, std::move(shape), low, high, std::move(layout));
+}
+
+constexpr DType kFloats[] = {DType::float32, DType::float16, DType::bfloat16};
+
+// The bits of a 16-bit float, and the nearest to a number, ties to even. By the formats' definition, to be compared
+// with.
+double half_value(DType dtype, uint16_t bits);
+uint16_t half_bits(DType dtype, double value);
+// A number as the dtype holds it.
+double rounded(DType dtype, double value);
 
 std::vector<const cpu::Target*> targets();
 
@@ -75,7 +92,8 @@ void run_everywhere(const std::string& what, const Problem& problem, const std::
                     const std::vector<Array*>& changed = {});
 
 // ‖got − want‖ ≤ bound ‖want‖, and each row (the last dimension) within 8 bounds of the larger of its own and the
-// array's rms.
-void expect_close(const std::string& what, const Array& got, const std::vector<double>& want, double bound = 2e-6);
+// array's rms. Without a bound, that of the array's dtype.
+void expect_close(const std::string& what, const Array& got, const std::vector<double>& want, double bound);
+void expect_close(const std::string& what, const Array& got, const std::vector<double>& want);
 
 }  // namespace seqmix::test

@@ -33,7 +33,7 @@ Offsets offsets(const View& v) {
 
 // A view as callers can make one: dense, then narrowed and transposed, sometimes with a dimension of 0 or 1.
 View random_view(int rank) {
-  int64_t shape[kMaxRank];
+  int64_t shape[kMaxRank] = {};
   for (int i = 0; i < rank; i++) shape[i] = pick(0, 9) == 0 ? 0 : pick(1, 4);
   View v = dense(DType::float32, shape, rank);
   for (int i = 0; i < rank; i++) {
