@@ -15,10 +15,22 @@ bool takes_16_bits(bool cuda, Op op) {
         return false;
     }
   switch (op) {
+    case Op::silu:
+    case Op::add:
+    case Op::mul:
+    case Op::softmax:
+    case Op::argmax:
+    case Op::topk:
+    case Op::sample:
+    case Op::embedding:
+    case Op::rms_norm:
+      return true;
     default:
       return false;
   }
 }
+
+bool has_16_bits(const View& v) { return v.dtype == DType::float16 || v.dtype == DType::bfloat16; }
 
 }  // namespace
 
@@ -42,7 +54,7 @@ View Call::tensor(size_t i, const char* name) {
                                   " is, got one on " + h.device->name);
   }
   storages_[storage_count_++] = h.storage;
-  sixteen_bits_ = sixteen_bits_ || (is_float(h.view.dtype) && h.view.dtype != DType::float32);
+  sixteen_bits_ = sixteen_bits_ || has_16_bits(h.view);
   return h.at();
 }
 
@@ -93,6 +105,7 @@ void Call::unit_last_stride(View& v) {
 
 void Call::allocate(View& out) {
   if (!out.present) return;
+  sixteen_bits_ = sixteen_bits_ || has_16_bits(out);
   Handle* const h = make_tensor(device(), out, instance_of(info_.Env()).poison);
   outputs_[output_count_++] = h;
   out = h->at();

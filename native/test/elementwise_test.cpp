@@ -5,52 +5,87 @@
 namespace seqmix::test {
 namespace {
 
+// Half a unit in the last place, of 1.
+double rounding_of(DType dtype) {
+  return dtype == DType::float16 ? 0x1p-11 : dtype == DType::bfloat16 ? 0x1p-8 : 0x1p-24;
+}
+
 TEST(silu_extremes) {
-  Array x(DType::float32, {40});
-  const float values[] = {0, -0.0f, 1, -1, 20, -20, 88, -88, 100, -100, 3e38f, -3e38f, INFINITY, NAN, 1e-30f};
-  for (int64_t i = 0; i < 40; i++) x.f(i) = values[i % 15];
-  Silu p;
-  p.x = x.view;
+  for (const DType dtype : kFloats) {
+    Array x(dtype, {40});
+    const float values[] = {0, -0.0f, 1, -1, 20, -20, 88, -88, 100, -100, 3e38f, -6e4f, INFINITY, NAN, 1e-30f};
+    for (int64_t i = 0; i < 40; i++) x.set(i, values[i % 15]);
+    Silu p;
+    p.x = x.view;
+    p.validate();
+    Array out(dtype, {40});
+    p.out = out.view;
+    const double relative = 4e-7 + rounding_of(dtype), absolute = dtype == DType::float16 ? 0x1p-25 : 1e-36;
+    run_everywhere(std::string("silu of ") + name_of(dtype), p, {&out}, [&](const std::string& where, const Outcome&) {
+      for (int64_t i = 0; i < 40; i++) {
+        const double v = x.at(i), want = v / (1 + std::exp(-v)), got = out.at(i);
+        EXPECT(std::isnan(v)   ? std::isnan(got)
+               : v == INFINITY ? got == INFINITY
+                               : std::fabs(got - want) <= relative * std::fabs(want) + absolute,
+               where + " of " + std::to_string(v) + ": " + std::to_string(got));
+      }
+    });
+  }
+}
+
+TEST(silu) {
+  for (const DType dtype : kFloats)
+    for (const int64_t n : {1, 7, 16, 37, 20000})
+      for (const int64_t gap : {0, 3})
+        for (const bool turned : {false, true}) {
+          Layout l{{}, gap};
+          if (turned) l.order = {1, 0};
+          const Array x = numbers(dtype, {3, n}, -8, 8, l);
+          Silu p;
+          p.x = x.view;
+          p.validate();
+          Array out(dtype, {3, n});
+          p.out = out.view;
+          std::vector<double> want = x.values();
+          for (double& v : want) v = v / (1 + std::exp(-v));
+          run_everywhere(std::string("silu of ") + name_of(dtype), p, {&out},
+                         [&](const std::string& where, const Outcome&) { expect_close(where, out, want); });
+        }
+}
+
+void check_binary(Op op, DType dtype, const std::vector<int64_t>& sa, const std::vector<int64_t>& sb,
+                  const Layout& layout) {
+  const Array a = numbers(dtype, sa, -1, 1, layout), b = numbers(dtype, sb);
+  Binary p(op);
+  p.a = a.view;
+  p.b = b.view;
   p.validate();
-  Array out(DType::float32, {40});
+  Array out(dtype, std::vector<int64_t>(p.out.shape, p.out.shape + p.out.rank));
   p.out = out.view;
-  run_everywhere("silu", p, {&out}, [&](const std::string& where, const Outcome&) {
-    for (int64_t i = 0; i < 40; i++) {
-      const double v = x.f(i), want = v / (1 + std::exp(-v));
-      const float got = out.f(i);
-      EXPECT(std::isnan(v)   ? std::isnan(got)
-             : v == INFINITY ? got == INFINITY
-                             : std::fabs(got - want) <= 4e-7 * std::fabs(want) + 1e-36,
-             where + " of " + std::to_string(v) + ": " + std::to_string(got));
-    }
-  });
+  const View wide_a = p.a, wide_b = p.b;
+  View* const views[] = {&p.a, &p.b, &p.out};
+  collapse(views, 3);
+  Array ia(dtype, {}), ib(dtype, {});
+  ia.view = wide_a;
+  ib.view = wide_b;
+  std::vector<double> want(static_cast<size_t>(out.size()));
+  for (int64_t i = 0; i < out.size(); i++) {
+    // in float32, and of 16 bits rounded once more
+    const double v = op == Op::add ? ia.at(i) + ib.at(i) : ia.at(i) * ib.at(i);
+    want[i] = rounded(dtype, rounded(DType::float32, v));
+  }
+  run_everywhere(std::string("binary of ") + name_of(dtype), p, {&out},
+                 [&](const std::string& where, const Outcome&) { expect_close(where, out, want, 0); });
 }
 
 TEST(binary) {
   const std::vector<std::vector<int64_t>> shapes = {{3, 5, 17}, {17}, {5, 1}, {3, 1, 1}, {1}, {}, {3, 1, 17}};
-  for (const Op op : {Op::add, Op::mul})
-    for (const auto& sa : shapes)
-      for (const auto& sb : shapes)
-        for (const int layout : {0, 1}) {
-          Layout l;
-          if (layout && sa.size() == 3) l = {{2, 0, 1}, 1};
-          const Array a = floats(sa, -1, 1, l), b = floats(sb);
-          Binary p(op);
-          p.a = a.view;
-          p.b = b.view;
-          p.validate();
-          Array out(DType::float32, std::vector<int64_t>(p.out.shape, p.out.shape + p.out.rank));
-          p.out = out.view;
-          const View wide_a = p.a, wide_b = p.b;
-          View* const views[] = {&p.a, &p.b, &p.out};
-          collapse(views, 3);
-          Array ia(DType::float32, {}), ib(DType::float32, {});
-          ia.view = wide_a;
-          ib.view = wide_b;
-          std::vector<double> want(static_cast<size_t>(out.size()));
-          for (int64_t i = 0; i < out.size(); i++) want[i] = op == Op::add ? ia.f(i) + ib.f(i) : ia.f(i) * ib.f(i);
-          run_everywhere("binary", p, {&out},
-                         [&](const std::string& where, const Outcome&) { expect_close(where, out, want, 0); });
+  for (const DType dtype : kFloats)
+    for (const Op op : {Op::add, Op::mul})
+      for (const auto& sa : shapes)
+        for (const auto& sb : shapes) {
+          check_binary(op, dtype, sa, sb, {});
+          if (sa.size() == 3) check_binary(op, dtype, sa, sb, {{2, 0, 1}, 1});
         }
 }
 

@@ -57,71 +57,101 @@ TEST(linear) {
   check_linear({.rows = 3, .in = 3, .out = 0});
 }
 
+struct NormDtypes {
+  DType x, residual, weight;
+  bool sum_in_float32;
+};
+
+void check_rms_norm(int64_t n, bool residual, bool weighted, const NormDtypes& dtypes) {
+  const int64_t rows = 5;
+  const Array x = numbers(dtypes.x, {rows, n}, -3, 3, {{}, 2}), r = numbers(dtypes.residual, {rows, n});
+  const Array weight = numbers(dtypes.weight, {n});
+  RmsNorm p;
+  p.x = x.view;
+  if (residual) p.residual = r.view;
+  if (weighted) p.weight = weight.view;
+  p.sum_in_float32 = dtypes.sum_in_float32;
+  p.validate();
+  Array out(dtypes.x, {rows, n}), sum(residual ? p.sum.dtype : DType::float32, {rows, n});
+  p.out = out.view;
+  if (residual) p.sum = sum.view;
+  std::vector<double> want(rows * n), want_sum(rows * n);
+  for (int64_t i = 0; i < rows; i++) {
+    double squares = 0;
+    for (int64_t j = 0; j < n; j++) {
+      // in one float32 rounding; that of the second output comes after what is normed
+      const double v = rounded(DType::float32, x.at(i * n + j) + (residual ? r.at(i * n + j) : 0));
+      want[i * n + j] = v;
+      want_sum[i * n + j] = rounded(sum.view.dtype, v);
+      squares += v * v;
+    }
+    for (int64_t j = 0; j < n; j++)
+      want[i * n + j] *= (weighted ? weight.at(j) : 1) / std::sqrt(squares / n + static_cast<double>(p.eps));
+  }
+  const std::string name = std::to_string(n) + " of " + name_of(dtypes.x) + " and " + name_of(dtypes.residual);
+  run_everywhere("rms_norm " + name, p, {&out, &sum}, [&](const std::string& where, const Outcome&) {
+    if (dtypes.x == DType::float32)
+      expect_close(where, out, want, 2e-7);
+    else
+      expect_close(where, out, want);
+    if (residual) expect_close(where + " sum", sum, want_sum, 0);
+  });
+}
+
 TEST(rms_norm) {
   for (const int64_t n : {1, 7, 16, 100, 768, 9001})
     for (const bool residual : {false, true})
-      for (const bool weighted : {false, true}) {
-        const int64_t rows = 5;
-        const Array x = floats({rows, n}, -3, 3, {{}, 2}), r = floats({rows, n}), weight = floats({n});
-        RmsNorm p;
-        p.x = x.view;
-        if (residual) p.residual = r.view;
-        if (weighted) p.weight = weight.view;
-        p.validate();
-        Array out(DType::float32, {rows, n}), sum(DType::float32, {rows, n});
-        p.out = out.view;
-        if (residual) p.sum = sum.view;
-        std::vector<double> want(rows * n), want_sum(rows * n);
-        for (int64_t i = 0; i < rows; i++) {
-          double squares = 0;
-          for (int64_t j = 0; j < n; j++) {
-            // in one rounding, as the second output has it
-            want_sum[i * n + j] = x.f(i * n + j) + (residual ? r.f(i * n + j) : 0.0f);
-            squares += want_sum[i * n + j] * want_sum[i * n + j];
-          }
-          for (int64_t j = 0; j < n; j++)
-            want[i * n + j] = want_sum[i * n + j] / std::sqrt(squares / n + static_cast<double>(p.eps)) *
-                              (weighted ? weight.f(j) : 1);
-        }
-        run_everywhere("rms_norm " + std::to_string(n), p, {&out, &sum}, [&](const std::string& where, const Outcome&) {
-          expect_close(where, out, want, 2e-7);
-          if (residual) expect_close(where + " sum", sum, want_sum, 0);
-        });
+      for (const bool weighted : {false, true})
+        check_rms_norm(n, residual, weighted, {DType::float32, DType::float32, DType::float32, false});
+  for (const DType x : kFloats)
+    for (const DType weight : kFloats)
+      for (const int64_t n : {7, 40, 300}) {
+        check_rms_norm(n, false, true, {x, x, weight, false});
+        for (const DType residual : {x, DType::float32})
+          for (const bool wide : {false, true}) check_rms_norm(n, true, true, {x, residual, weight, wide});
       }
 }
 
 TEST(softmax) {
-  for (const int64_t n : {1, 5, 16, 33, 1000, 70000}) {
-    const Array x = floats({3, n}, -20, 20, {{}, 3});
-    for (int64_t i = 0; i < n; i += 3) x.f(i) = -INFINITY;
-    for (int64_t i = 0; i < n; i++) x.f(n + i) = -INFINITY;
+  for (const DType dtype : kFloats)
+    for (const int64_t n : {1, 5, 16, 33, 1000, 70000}) {
+      Array x = numbers(dtype, {3, n}, -20, 20, {{}, 3});
+      for (int64_t i = 0; i < n; i += 3) x.set(i, -INFINITY);
+      for (int64_t i = 0; i < n; i++) x.set(n + i, -INFINITY);
+      Softmax p;
+      p.x = x.view;
+      p.validate();
+      Array out(dtype, {3, n});
+      p.out = out.view;
+      std::vector<double> want(3 * n);
+      for (int64_t r = 0; r < 3; r++) {
+        double highest = -kInfinity, sum = 0;
+        for (int64_t i = 0; i < n; i++) highest = std::max(highest, x.at(r * n + i));
+        if (highest == -kInfinity) continue;
+        for (int64_t i = 0; i < n; i++) sum += std::exp(x.at(r * n + i) - highest);
+        for (int64_t i = 0; i < n; i++) want[r * n + i] = std::exp(x.at(r * n + i) - highest) / sum;
+      }
+      run_everywhere(std::string("softmax of ") + name_of(dtype), p, {&out},
+                     [&](const std::string& where, const Outcome&) {
+                       if (dtype == DType::float32)
+                         expect_close(where, out, want, 2e-7);
+                       else
+                         expect_close(where, out, want);
+                     });
+    }
+  for (const DType dtype : kFloats) {
+    Array x = numbers(dtype, {2, 40});
+    x.set(7, NAN);
+    for (int64_t i = 40; i < 80; i++) x.set(i, i == 45 ? NAN : -INFINITY);
     Softmax p;
     p.x = x.view;
     p.validate();
-    Array out(DType::float32, {3, n});
+    Array out(dtype, {2, 40});
     p.out = out.view;
-    std::vector<double> want(3 * n);
-    for (int64_t r = 0; r < 3; r++) {
-      double highest = -kInfinity, sum = 0;
-      for (int64_t i = 0; i < n; i++) highest = std::max<double>(highest, x.f(r * n + i));
-      if (highest == -kInfinity) continue;
-      for (int64_t i = 0; i < n; i++) sum += std::exp(x.f(r * n + i) - highest);
-      for (int64_t i = 0; i < n; i++) want[r * n + i] = std::exp(x.f(r * n + i) - highest) / sum;
-    }
-    run_everywhere("softmax", p, {&out},
-                   [&](const std::string& where, const Outcome&) { expect_close(where, out, want, 2e-7); });
+    run_everywhere("softmax of NaN", p, {&out}, [&](const std::string& where, const Outcome&) {
+      for (int64_t i = 0; i < 80; i++) EXPECT(std::isnan(out.at(i)), where);
+    });
   }
-  Array x = floats({2, 40});
-  x.f(7) = NAN;
-  for (int64_t i = 40; i < 80; i++) x.f(i) = i == 45 ? NAN : -INFINITY;
-  Softmax p;
-  p.x = x.view;
-  p.validate();
-  Array out(DType::float32, {2, 40});
-  p.out = out.view;
-  run_everywhere("softmax of NaN", p, {&out}, [&](const std::string& where, const Outcome&) {
-    for (int64_t i = 0; i < 80; i++) EXPECT(std::isnan(out.f(i)), where);
-  });
 }
 
 // Values with many ties, infinities, zeros of both signs and NaN.
@@ -146,53 +176,59 @@ std::vector<int64_t> descending(const Array& x, int64_t row, int64_t n) {
   std::vector<int64_t> order(n);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-    return sampling::order_key(x.f(row * n + a)) > sampling::order_key(x.f(row * n + b));
+    return sampling::order_key(static_cast<float>(x.at(row * n + a))) >
+           sampling::order_key(static_cast<float>(x.at(row * n + b)));
   });
   return order;
 }
 
 TEST(choices) {
-  for (const int64_t n : {1, 2, 15, 16, 17, 100, 5000})
-    for (const bool rough : {true, false}) {
-      const int64_t rows = 7;
-      Array x(DType::float32, {rows, n}, {{}, 1});
-      x.fill([&] { return rough ? awkward() : uniform(-5, 5); });
-      for (const int64_t k : {int64_t{0}, int64_t{1}, std::min<int64_t>(n, 40), n}) {
-        TopK p;
-        p.x = x.view;
-        p.k = k;
-        p.validate();
-        Array values(DType::float32, {rows, k}), indices(DType::int32, {rows, k});
-        p.values = values.view;
-        p.indices = indices.view;
-        run_everywhere(
-            "topk " + std::to_string(n), p, {&values, &indices}, [&](const std::string& where, const Outcome&) {
-              for (int64_t r = 0; r < rows; r++) {
-                const std::vector<int64_t> order = descending(x, r, n);
-                for (int64_t i = 0; i < k; i++) {
-                  EXPECT(indices.i32(r * k + i) == order[i], where + ": index");
-                  EXPECT(std::memcmp(&values.f(r * k + i), &x.f(r * n + order[i]), 4) == 0, where + ": value");
-                }
+  for (const DType dtype : kFloats)
+    for (const int64_t n : {1, 2, 15, 16, 17, 100, 5000})
+      for (const bool rough : {true, false}) {
+        const int64_t rows = 7, bytes = size_of(dtype);
+        Array x(dtype, {rows, n}, {{}, 1});
+        x.fill([&] { return rough ? awkward() : uniform(-5, 5); });
+        const auto element = [&](const Array& a, int64_t i) { return a.view.as<char>() + a.offset(i) * bytes; };
+        for (const int64_t k : {int64_t{0}, int64_t{1}, std::min<int64_t>(n, 40), n}) {
+          TopK p;
+          p.x = x.view;
+          p.k = k;
+          p.validate();
+          Array values(dtype, {rows, k}), indices(DType::int32, {rows, k});
+          p.values = values.view;
+          p.indices = indices.view;
+          const auto check = [&](const std::string& where, const Outcome&) {
+            for (int64_t r = 0; r < rows; r++) {
+              const std::vector<int64_t> order = descending(x, r, n);
+              for (int64_t i = 0; i < k; i++) {
+                EXPECT(indices.i32(r * k + i) == order[i], where + ": index");
+                EXPECT(std::memcmp(element(values, r * k + i), element(x, r * n + order[i]), bytes) == 0,
+                       where + ": value");
               }
-            });
+            }
+          };
+          run_everywhere("topk " + std::to_string(n) + " of " + name_of(dtype), p, {&values, &indices}, check);
+        }
+        ArgMax p;
+        p.x = x.view;
+        p.validate();
+        Array out(DType::int32, {rows});
+        p.out = out.view;
+        run_everywhere("argmax " + std::to_string(n) + " of " + name_of(dtype), p, {&out},
+                       [&](const std::string& where, const Outcome&) {
+                         for (int64_t r = 0; r < rows; r++) EXPECT(out.i32(r) == descending(x, r, n)[0], where);
+                       });
       }
-      ArgMax p;
-      p.x = x.view;
-      p.validate();
-      Array out(DType::int32, {rows});
-      p.out = out.view;
-      run_everywhere("argmax " + std::to_string(n), p, {&out}, [&](const std::string& where, const Outcome&) {
-        for (int64_t r = 0; r < rows; r++) EXPECT(out.i32(r) == descending(x, r, n)[0], where);
-      });
-    }
 }
 
 // core/sample_math.h, by sorting.
 int64_t draw(const Sample& p, const Array& x, int64_t row, int64_t n) {
   std::vector<int64_t> order = descending(x, row, n);
-  const float highest = x.f(row * n + order[0]);
+  const auto logit = [&](int64_t i) { return static_cast<float>(x.at(row * n + i)); };
+  const float highest = logit(order[0]);
   if (p.temperature == 0 || std::isnan(highest) || std::isinf(highest)) return order[0];
-  const auto weight = [&](int64_t i) { return sampling::weight_of(x.f(row * n + i), highest, p.temperature); };
+  const auto weight = [&](int64_t i) { return sampling::weight_of(logit(i), highest, p.temperature); };
   if (p.top_k > 0 && p.top_k < n) order.resize(p.top_k);
   uint64_t total = 0;
   for (const int64_t i : order) total += weight(i);
@@ -216,13 +252,13 @@ TEST(sample) {
         for (const double top_p : {0.0, 0.1, 0.7, 0.999, 1.0})
           for (const bool ties : {false, true}) {
             const int64_t rows = 9;
-            Array x(DType::float32, {rows, n});
+            Array x(kFloats[top_k == 1 ? 0 : pick(0, 2)], {rows, n});
             x.fill([&] { return ties ? pick(-2, 2) * 0.5 : uniform(-6, 6); });
             if (n > 30) {
-              x.f(3 * n + 20) = NAN;
-              x.f(4 * n + 20) = INFINITY;
-              for (int64_t i = 0; i < n; i++) x.f(5 * n + i) = -INFINITY;
-              for (int64_t i = 0; i < n; i += 2) x.f(6 * n + i) = -INFINITY;
+              x.set(3 * n + 20, NAN);
+              x.set(4 * n + 20, INFINITY);
+              for (int64_t i = 0; i < n; i++) x.set(5 * n + i, -INFINITY);
+              for (int64_t i = 0; i < n; i += 2) x.set(6 * n + i, -INFINITY);
             }
             Sample p;
             p.logits = x.view;
@@ -244,34 +280,39 @@ TEST(sample) {
           }
 }
 
+void check_embedding(DType type, DType table_type, DType out_type, bool bad) {
+  const Array table = numbers(table_type, {10, 37}, -1, 1, {{}, 4});
+  const std::vector<int64_t> wanted = {
+      3, 9, 0, bad ? 10 : 1, 3, bad ? -1 : 2, bad ? int64_t{1} << (type == DType::int64 ? 33 : 30) : 4};
+  Array ids(type, {7});
+  for (size_t i = 0; i < wanted.size(); i++)
+    if (type == DType::int32)
+      ids.i32(static_cast<int64_t>(i)) = static_cast<int32_t>(wanted[i]);
+    else
+      static_cast<int64_t*>(ids.view.data)[i] = wanted[i];
+  Embedding p;
+  p.ids = ids.view;
+  p.table = table.view;
+  p.dtype = out_type;
+  p.sequence = 77;
+  p.validate();
+  Array out(out_type, {7, 37});
+  p.out = out.view;
+  std::vector<double> want(7 * 37);
+  for (int64_t i = 0; i < 7; i++)
+    for (int64_t j = 0; j < 37; j++)
+      want[i * 37 + j] = wanted[i] >= 0 && wanted[i] < 10 ? rounded(out_type, table.at(wanted[i] * 37 + j)) : 0.0;
+  run_everywhere("embedding", p, {&out}, [&](const std::string& where, const Outcome& outcome) {
+    expect_close(where, out, want, 0);
+    EXPECT(outcome.index_error == (bad ? index_error(p) : 0), where + ": index error");
+  });
+}
+
 TEST(embedding) {
-  const Array table = floats({10, 37}, -1, 1, {{}, 4});
   for (const DType type : {DType::int32, DType::int64})
-    for (const bool bad : {false, true}) {
-      const std::vector<int64_t> wanted = {
-          3, 9, 0, bad ? 10 : 1, 3, bad ? -1 : 2, bad ? int64_t{1} << (type == DType::int64 ? 33 : 30) : 4};
-      Array ids(type, {7});
-      for (size_t i = 0; i < wanted.size(); i++)
-        if (type == DType::int32)
-          ids.i32(static_cast<int64_t>(i)) = static_cast<int32_t>(wanted[i]);
-        else
-          static_cast<int64_t*>(ids.view.data)[i] = wanted[i];
-      Embedding p;
-      p.ids = ids.view;
-      p.table = table.view;
-      p.sequence = 77;
-      p.validate();
-      Array out(DType::float32, {7, 37});
-      p.out = out.view;
-      std::vector<double> want(7 * 37);
-      for (int64_t i = 0; i < 7; i++)
-        for (int64_t j = 0; j < 37; j++)
-          want[i * 37 + j] = wanted[i] >= 0 && wanted[i] < 10 ? table.f(wanted[i] * 37 + j) : 0.0f;
-      run_everywhere("embedding", p, {&out}, [&](const std::string& where, const Outcome& outcome) {
-        expect_close(where, out, want, 0);
-        EXPECT(outcome.index_error == (bad ? index_error(p) : 0), where + ": index error");
-      });
-    }
+    for (const DType table : kFloats)
+      for (const DType out : kFloats)
+        for (const bool bad : {false, true}) check_embedding(type, table, out, bad);
 }
 
 }  // namespace

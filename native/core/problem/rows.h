@@ -46,7 +46,7 @@ struct Sample : Problem {
 // second output, in float32 where the residual is or where that is asked for.
 struct RmsNorm : Problem {
   View x, residual;  // (rows, n); residual may be absent
-  View weight;       // (n), may be absent: 1
+  View weight;       // (n), stride 1; may be absent: 1
   float eps = 1e-5f;
   bool sum_in_float32 = false;
   View out, sum;  // (rows, n); sum is absent without a residual

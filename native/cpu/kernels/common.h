@@ -65,6 +65,17 @@ SEQMIX_VERB int64_t row_offset(const View& v, int64_t row) {
   return at;
 }
 
+// Up to W elements side by side. A whole vector goes by one plain access: a masked one of 16 bits is several.
+template <class T>
+SEQMIX_VERB vf load_some(const T* p, int64_t n) {
+  return n == W ? load(p) : load_head(p, n);
+}
+template <class T>
+SEQMIX_VERB void store_some(T* p, vf v, int64_t n) {
+  if (n == W) return store(p, v);
+  store_head(p, v, n);
+}
+
 // A small operand of any floating-point dtype (a bias, a filter) as float32: itself, or a copy in scratch memory.
 inline View widened(Context& context, const View& v) {
   if (!v.present || v.dtype == DType::float32) return v;

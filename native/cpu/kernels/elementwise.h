@@ -22,25 +22,30 @@ static void silu_kernel(Context& context, const Problem& problem) {
   const auto& p = static_cast<const Silu&>(problem);
   context.kernel = SEQMIX_KERNEL("silu");
   const int64_t sx = last_stride(p.x), so = last_stride(p.out);
-  for_each_run(context, p.out, [&](int64_t row, int64_t begin, int64_t end) {
-    const float* const x = floats(p.x) + row_offset(p.x, row);
-    float* const out = floats(p.out) + row_offset(p.out, row);
-    for (int64_t i = begin; i < end; i += W) {
-      const int64_t n = least(W, end - i);
-      scatter(out + i * so, so, silu(gather(x + i * sx, sx, n)), n);
-    }
+  with_float(p.out.dtype, [&]<class T>() {
+    for_each_run(context, p.out, [&](int64_t row, int64_t begin, int64_t end) {
+      const T* const x = pointer<T>(p.x) + row_offset(p.x, row);
+      T* const out = pointer<T>(p.out) + row_offset(p.out, row);
+      int64_t i = begin;
+      if (so == 1 && sx == 1)
+        for (; i + W <= end; i += W) store(out + i, silu(load(x + i)));
+      for (; i < end; i += W) {
+        const int64_t n = least(W, end - i);
+        scatter(out + i * so, so, silu(gather(x + i * sx, sx, n)), n);
+      }
+    });
   });
 }
 
 struct Sum {
-  template <class T>
-  SEQMIX_VERB static T of(T a, T b) {
+  template <class V>
+  SEQMIX_VERB static V of(V a, V b) {
     return a + b;
   }
 };
 struct Product {
-  template <class T>
-  SEQMIX_VERB static T of(T a, T b) {
+  template <class V>
+  SEQMIX_VERB static V of(V a, V b) {
     return a * b;
   }
 };
@@ -48,18 +53,20 @@ struct Product {
 template <class Operation>
 inline void binary(Context& context, const Binary& p) {
   const int64_t sa = last_stride(p.a), sb = last_stride(p.b), so = last_stride(p.out);
-  for_each_run(context, p.out, [&](int64_t row, int64_t begin, int64_t end) {
-    const float* const a = floats(p.a) + row_offset(p.a, row);
-    const float* const b = floats(p.b) + row_offset(p.b, row);
-    float* const out = floats(p.out) + row_offset(p.out, row);
-    int64_t i = begin;
-    if (so == 1 && sa == 1 && sb == 1)
-      for (; i + W <= end; i += W) store(out + i, Operation::of(load(a + i), load(b + i)));
-    if (so == 1 && sa == 1 && sb == 0)
-      for (; i + W <= end; i += W) store(out + i, Operation::of(load(a + i), set1(*b)));
-    if (so == 1 && sa == 0 && sb == 1)
-      for (; i + W <= end; i += W) store(out + i, Operation::of(set1(*a), load(b + i)));
-    for (; i < end; i++) out[i * so] = Operation::of(a[i * sa], b[i * sb]);
+  with_float(p.out.dtype, [&]<class T>() {
+    for_each_run(context, p.out, [&](int64_t row, int64_t begin, int64_t end) {
+      const T* const a = pointer<T>(p.a) + row_offset(p.a, row);
+      const T* const b = pointer<T>(p.b) + row_offset(p.b, row);
+      T* const out = pointer<T>(p.out) + row_offset(p.out, row);
+      int64_t i = begin;
+      if (so == 1 && sa == 1 && sb == 1)
+        for (; i + W <= end; i += W) store(out + i, Operation::of(load(a + i), load(b + i)));
+      if (so == 1 && sa == 1 && sb == 0)
+        for (; i + W <= end; i += W) store(out + i, Operation::of(load(a + i), set1(widen(*b))));
+      if (so == 1 && sa == 0 && sb == 1)
+        for (; i + W <= end; i += W) store(out + i, Operation::of(set1(widen(*a)), load(b + i)));
+      for (; i < end; i++) narrow(Operation::of(widen(a[i * sa]), widen(b[i * sb])), out + i * so);
+    });
   });
 }
 

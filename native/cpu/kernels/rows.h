@@ -1,6 +1,7 @@
-// softmax, rms_norm, embedding: each row by itself, rows spread over the pool. A row is read once from memory (a
-// softmax twice, from cache), so the floor is the bytes. Sums run in vector accumulators over blocks of a few thousand
-// elements and in double precision from block to block: the error does not grow with the row.
+// softmax, rms_norm, embedding: each row by itself, rows spread over the pool. A row is read once from memory (and
+// again from cache), so the floor is the bytes. Sums run in vector accumulators over blocks of a few thousand elements
+// and in double precision from block to block: the error does not grow with the row. Rows of 16 bits are widened as
+// they are read and rounded once, as they are written.
 
 constexpr int64_t kBlock = 4096;
 
@@ -25,7 +26,8 @@ SEQMIX_VERB double row_sum(int64_t n, const F& f) {
 }
 
 // The largest element that is a number; −∞ when there is none.
-SEQMIX_VERB float row_max(const float* x, int64_t n) {
+template <class T>
+SEQMIX_VERB float row_max(const T* x, int64_t n) {
   const vf lowest = set1(-__builtin_inff());
   vf a = lowest, b = lowest;
   int64_t i = 0;
@@ -37,7 +39,7 @@ SEQMIX_VERB float row_max(const float* x, int64_t n) {
   for (; i + W <= n; i += W) a = max(load(x + i), a);
   float m = highest(a);
   for (; i < n; i++)
-    if (x[i] > m) m = x[i];
+    if (widen(x[i]) > m) m = widen(x[i]);
   return m;
 }
 
@@ -50,8 +52,40 @@ SEQMIX_VERB bool row_has_nan(const float* x, int64_t n) {
   return false;
 }
 
-SEQMIX_VERB void fill_row(float* out, int64_t n, float with) {
-  for (int64_t i = 0; i < n; i += W) store_head(out + i, set1(with), least(W, n - i));
+template <class T>
+SEQMIX_VERB void fill_row(T* out, int64_t n, float with) {
+  for (int64_t i = 0; i < n; i += W) store_some(out + i, set1(with), least(W, n - i));
+}
+
+template <class T>
+SEQMIX_VERB void copy_row(const T* from, T* to, int64_t n) {
+  __builtin_memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T));
+}
+template <class From, class To>
+SEQMIX_VERB void copy_row(const From* from, To* to, int64_t n) {
+  for (int64_t i = 0; i < n; i += W) {
+    const int64_t count = least(W, n - i);
+    store_some(to + i, load_some(from + i, count), count);
+  }
+}
+
+// A row as float32: where it lies, or widened into the thread's part of `memory`, which wide_rows gave.
+SEQMIX_VERB const float* wide_row(const View& v, int64_t row, float* memory, int thread) {
+  const float* wide = nullptr;
+  with_float(v.dtype, [&]<class T>() {
+    const T* const from = pointer<T>(v) + row * v.stride[0];
+    if constexpr (sizeof(T) == sizeof(float)) {
+      wide = from;
+    } else {
+      float* const to = memory + thread * v.shape[1];
+      copy_row(from, to, v.shape[1]);
+      wide = to;
+    }
+  });
+  return wide;
+}
+inline float* wide_rows(Context& context, const View& v) {
+  return v.dtype == DType::float32 ? nullptr : scratch<float>(context, v.shape[1] * context.threads);
 }
 
 SEQMIX_VERB void softmax_row(const float* x, float* out, int64_t n) {
@@ -75,45 +109,88 @@ static void softmax_kernel(Context& context, const Problem& problem) {
   const auto& p = static_cast<const Softmax&>(problem);
   context.kernel = SEQMIX_KERNEL("softmax");
   const int64_t rows = p.x.shape[0], n = p.x.shape[1];
-  parallel_ranges(context, rows, grain_of(n * 4), [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; r++)
-      softmax_row(floats(p.x) + r * p.x.stride[0], floats(p.out) + r * p.out.stride[0], n);
+  float* const memory = wide_rows(context, p.x);
+  with_float(p.out.dtype, [&]<class T>() {
+    parallel_ranges(context, rows, grain_of(n * 4), [&](int64_t begin, int64_t end, int thread) {
+      for (int64_t r = begin; r < end; r++) {
+        T* const out = pointer<T>(p.out) + r * p.out.stride[0];
+        if constexpr (sizeof(T) == sizeof(float)) {
+          softmax_row(floats(p.x) + r * p.x.stride[0], out, n);
+        } else {
+          float* const wide = memory + thread * n;
+          softmax_row(wide_row(p.x, r, memory, thread), wide, n);
+          copy_row(wide, out, n);
+        }
+      }
+    });
+  });
+}
+
+// What rms_norm works on: a row of x, or the sums of one and a residual's. Asked for twice, which is cheaper than to
+// keep them, and leaves them unrounded.
+template <class T>
+struct Alone {
+  const T* x;
+  SEQMIX_VERB vf at(int64_t i, int64_t n) const { return load_some(x + i, n); }
+};
+template <class T, class R>
+struct Added {
+  const T* x;
+  const R* residual;
+  SEQMIX_VERB vf at(int64_t i, int64_t n) const { return load_some(x + i, n) + load_some(residual + i, n); }
+};
+
+// `weight` and `sums`, where the row itself is kept, may be null.
+template <class Row, class S, class T>
+SEQMIX_VERB void norm_row(const Row& row, const float* weight, float eps, S* sums, T* out, int64_t n) {
+  const double squares = row_sum(n, [&](int64_t i, int64_t count) {
+    const vf v = row.at(i, count);
+    if (sums) store_some(sums + i, v, count);
+    return v * v;
+  });
+  const vf inverse = set1(static_cast<float>(1.0 / __builtin_sqrt(squares / static_cast<double>(n) + eps)));
+  for (int64_t i = 0; i < n; i += W) {
+    const int64_t count = least(W, n - i);
+    vf v = row.at(i, count) * inverse;
+    if (weight) v = v * load_some(weight + i, count);
+    store_some(out + i, v, count);
+  }
+}
+
+template <class T>
+inline void norm_rows(Context& context, const RmsNorm& p, const float* weight) {
+  const int64_t n = p.x.shape[1];
+  parallel_ranges(context, p.x.shape[0], grain_of(n), [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; r++) {
+      const Alone<T> row{pointer<T>(p.x) + r * p.x.stride[0]};
+      norm_row(row, weight, p.eps, static_cast<T*>(nullptr), pointer<T>(p.out) + r * p.out.stride[0], n);
+    }
+  });
+}
+
+template <class T, class R, class S>
+inline void norm_sums(Context& context, const RmsNorm& p, const float* weight) {
+  const int64_t n = p.x.shape[1];
+  parallel_ranges(context, p.x.shape[0], grain_of(n), [&](int64_t begin, int64_t end, int) {
+    for (int64_t r = begin; r < end; r++) {
+      const Added<T, R> row{pointer<T>(p.x) + r * p.x.stride[0], pointer<R>(p.residual) + r * p.residual.stride[0]};
+      S* const sums = pointer<S>(p.sum) + r * p.sum.stride[0];
+      norm_row(row, weight, p.eps, sums, pointer<T>(p.out) + r * p.out.stride[0], n);
+    }
   });
 }
 
 static void rms_norm_kernel(Context& context, const Problem& problem) {
   const auto& p = static_cast<const RmsNorm&>(problem);
   context.kernel = SEQMIX_KERNEL("rms_norm");
-  const int64_t rows = p.x.shape[0], n = p.x.shape[1];
-  const bool dense_weight = p.weight.present && p.weight.stride[0] == 1;
-  parallel_ranges(context, rows, grain_of(n), [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; r++) {
-      const float* x = floats(p.x) + r * p.x.stride[0];
-      float* const out = floats(p.out) + r * p.out.stride[0];
-      if (p.residual.present) {
-        const float* const residual = floats(p.residual) + r * p.residual.stride[0];
-        float* const total = floats(p.sum) + r * p.sum.stride[0];
-        for (int64_t i = 0; i < n; i += W) {
-          const int64_t count = least(W, n - i);
-          store_head(total + i, load_head(x + i, count) + load_head(residual + i, count), count);
-        }
-        x = total;
-      }
-      const double squares = row_sum(n, [&](int64_t i, int64_t count) {
-        const vf v = count == W ? load(x + i) : load_head(x + i, count);
-        return v * v;
-      });
-      const vf inverse = set1(static_cast<float>(1.0 / __builtin_sqrt(squares / static_cast<double>(n) + p.eps)));
-      for (int64_t i = 0; i < n; i += W) {
-        const int64_t count = least(W, n - i);
-        vf v = load_head(x + i, count) * inverse;
-        if (dense_weight)
-          v = v * load_head(floats(p.weight) + i, count);
-        else if (p.weight.present)
-          v = v * gather(floats(p.weight) + i * p.weight.stride[0], p.weight.stride[0], count);
-        store_head(out + i, v, count);
-      }
-    }
+  const View wide = widened(context, p.weight);
+  const float* const weight = wide.present ? floats(wide) : nullptr;
+  const bool wide_residual = p.residual.dtype == DType::float32, wide_sum = p.sum.dtype == DType::float32;
+  with_float(p.x.dtype, [&]<class T>() {
+    if (!p.residual.present) return norm_rows<T>(context, p, weight);
+    if (wide_residual) return norm_sums<T, float, float>(context, p, weight);
+    if (wide_sum) return norm_sums<T, T, float>(context, p, weight);
+    norm_sums<T, T, T>(context, p, weight);
   });
 }
 
@@ -121,19 +198,23 @@ static void embedding_kernel(Context& context, const Problem& problem) {
   const auto& p = static_cast<const Embedding&>(problem);
   context.kernel = SEQMIX_KERNEL("embedding");
   const int64_t count = p.ids.shape[0], vocabulary = p.table.shape[0], n = p.table.shape[1];
-  parallel_ranges(context, count, grain_of(n), [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; i++) {
-      const int64_t at = i * p.ids.stride[0];
-      const int64_t id = p.ids.dtype == DType::int64 ? static_cast<const int64_t*>(p.ids.data)[at]
-                                                     : static_cast<int64_t>(ints(p.ids)[at]);
-      float* const out = floats(p.out) + i * p.out.stride[0];
-      if (id < 0 || id >= vocabulary) {
-        report_index_error(context, p);
-        fill_row(out, n, 0.0f);
-        continue;
+  const auto look_up = [&]<class From, class To>() {
+    parallel_ranges(context, count, grain_of(n), [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; i++) {
+        const int64_t at = i * p.ids.stride[0];
+        const int64_t id = p.ids.dtype == DType::int64 ? static_cast<const int64_t*>(p.ids.data)[at]
+                                                       : static_cast<int64_t>(ints(p.ids)[at]);
+        To* const out = pointer<To>(p.out) + i * p.out.stride[0];
+        if (id >= 0 && id < vocabulary) {
+          copy_row(pointer<From>(p.table) + id * p.table.stride[0], out, n);
+        } else {
+          report_index_error(context, p);
+          fill_row(out, n, 0.0f);
+        }
       }
-      const float* const row = floats(p.table) + id * p.table.stride[0];
-      for (int64_t j = 0; j < n; j += W) store_head(out + j, load_head(row + j, least(W, n - j)), least(W, n - j));
-    }
+    });
+  };
+  with_float(p.table.dtype, [&]<class From>() {
+    with_float(p.out.dtype, [&]<class To>() { look_up.template operator()<From, To>(); });
   });
 }

@@ -131,10 +131,12 @@ static void sample_kernel(Context& context, const Problem& problem) {
   context.kernel = SEQMIX_KERNEL("sample");
   const int64_t rows = p.logits.shape[0], n = p.logits.shape[1];
   uint64_t* const memory = scratch<uint64_t>(context, (n + kDigits) * context.threads);
+  float* const wide = wide_rows(context, p.logits);
   parallel_ranges(context, rows, grain_of(n * 16), [&](int64_t begin, int64_t end, int thread) {
     uint64_t* const mine = memory + thread * (n + kDigits);
-    for (int64_t r = begin; r < end; r++)
-      static_cast<int32_t*>(p.out.data)[r * p.out.stride[0]] =
-          static_cast<int32_t>(sample_row(p, floats(p.logits) + r * p.logits.stride[0], n, r, mine + kDigits, mine));
+    for (int64_t r = begin; r < end; r++) {
+      const float* const x = wide_row(p.logits, r, wide, thread);
+      pointer<int32_t>(p.out)[r * p.out.stride[0]] = static_cast<int32_t>(sample_row(p, x, n, r, mine + kDigits, mine));
+    }
   });
 }

@@ -5,29 +5,32 @@
 // sampling::order_key, largest first, ties to the lower index; both in one integer (choice_key) make all keys
 // different.
 
-SEQMIX_VERB int64_t first_nan(const float* x, int64_t n) {
+template <class T>
+SEQMIX_VERB int64_t first_nan(const T* x, int64_t n) {
   int64_t i = 0;
   for (; i + W <= n; i += W) {
     const unsigned found = bits_of(is_nan(load(x + i)));
     if (found) return i + __builtin_ctz(found);
   }
   for (; i < n; i++)
-    if (x[i] != x[i]) return i;
+    if (widen(x[i]) != widen(x[i])) return i;
   return -1;
 }
 
-SEQMIX_VERB int64_t first_equal(const float* x, int64_t n, float to) {
+template <class T>
+SEQMIX_VERB int64_t first_equal(const T* x, int64_t n, float to) {
   int64_t i = 0;
   for (; i + W <= n; i += W) {
     const unsigned found = bits_of(equal(load(x + i), set1(to)));
     if (found) return i + __builtin_ctz(found);
   }
   for (; i < n; i++)
-    if (x[i] == to) return i;
+    if (widen(x[i]) == to) return i;
   return 0;
 }
 
-SEQMIX_VERB int64_t argmax_row(const float* x, int64_t n) {
+template <class T>
+SEQMIX_VERB int64_t argmax_row(const T* x, int64_t n) {
   const int64_t nan = first_nan(x, n);
   return nan >= 0 ? nan : first_equal(x, n, row_max(x, n));
 }
@@ -36,10 +39,12 @@ static void argmax_kernel(Context& context, const Problem& problem) {
   const auto& p = static_cast<const ArgMax&>(problem);
   context.kernel = SEQMIX_KERNEL("argmax");
   const int64_t n = p.x.shape[1];
-  parallel_ranges(context, p.x.shape[0], grain_of(n), [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; r++)
-      static_cast<int32_t*>(p.out.data)[r * p.out.stride[0]] =
-          static_cast<int32_t>(argmax_row(floats(p.x) + r * p.x.stride[0], n));
+  with_float(p.x.dtype, [&]<class T>() {
+    parallel_ranges(context, p.x.shape[0], grain_of(n), [&](int64_t begin, int64_t end, int) {
+      for (int64_t r = begin; r < end; r++)
+        pointer<int32_t>(p.out)[r * p.out.stride[0]] =
+            static_cast<int32_t>(argmax_row(pointer<T>(p.x) + r * p.x.stride[0], n));
+    });
   });
 }
 
@@ -100,16 +105,18 @@ static void topk_kernel(Context& context, const Problem& problem) {
   const int64_t rows = p.x.shape[0], n = p.x.shape[1], k = p.k;
   if (k == 0) return;
   uint64_t* const heaps = scratch<uint64_t>(context, k * context.threads);
+  float* const memory = wide_rows(context, p.x);
   parallel_ranges(context, rows, grain_of(n * 2), [&](int64_t begin, int64_t end, int thread) {
     uint64_t* const best = heaps + thread * k;
     for (int64_t r = begin; r < end; r++) {
-      const float* const x = floats(p.x) + r * p.x.stride[0];
-      best_keys(x, n, k, best);
-      for (int64_t i = 0; i < k; i++) {
-        const int64_t at = choice_index(best[i]);
-        floats(p.values)[r * p.values.stride[0] + i] = x[at];
-        static_cast<int32_t*>(p.indices.data)[r * p.indices.stride[0] + i] = static_cast<int32_t>(at);
-      }
+      best_keys(wide_row(p.x, r, memory, thread), n, k, best);
+      with_float(p.x.dtype, [&]<class T>() {
+        for (int64_t i = 0; i < k; i++) {
+          const int64_t at = choice_index(best[i]);
+          pointer<T>(p.values)[r * p.values.stride[0] + i] = pointer<T>(p.x)[r * p.x.stride[0] + at];
+          pointer<int32_t>(p.indices)[r * p.indices.stride[0] + i] = static_cast<int32_t>(at);
+        }
+      });
     }
   });
 }
