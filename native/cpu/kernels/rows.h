@@ -93,15 +93,15 @@ SEQMIX_VERB void softmax_row(const float* x, float* out, int64_t n) {
   if (highest_x == -__builtin_inff()) return fill_row(out, n, row_has_nan(x, n) ? __builtin_nanf("") : 0.0f);
   const vf m = set1(highest_x);
   const double total = row_sum(n, [&](int64_t i, int64_t count) {
-    const vf e = exp(load_head(x + i, count) - m);
-    store_head(out + i, e, count);
+    const vf e = exp(load_some(x + i, count) - m);
+    store_some(out + i, e, count);
     // what load_head makes up beyond the row must not count
     return count == W ? e : load_head(out + i, count);
   });
   const vf inverse = set1(static_cast<float>(1.0 / total));
   for (int64_t i = 0; i < n; i += W) {
     const int64_t count = least(W, n - i);
-    store_head(out + i, load_head(out + i, count) * inverse, count);
+    store_some(out + i, load_some(out + i, count) * inverse, count);
   }
 }
 
