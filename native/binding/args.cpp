@@ -11,6 +11,16 @@ namespace {
 // The ops that have kernels for 16-bit floats, by device.
 bool takes_16_bits(bool cuda, Op op) {
   if (cuda) switch (op) {
+      case Op::silu:
+      case Op::add:
+      case Op::mul:
+      case Op::softmax:
+      case Op::argmax:
+      case Op::topk:
+      case Op::sample:
+      case Op::embedding:
+      case Op::rms_norm:
+        return true;
       default:
         return false;
     }

@@ -65,6 +65,17 @@ inline unsigned grid_for(const Context& c, int64_t items, int64_t blocks_per_mul
   return static_cast<unsigned>(std::max<int64_t>(1, std::min(items, most)));
 }
 
+// Rows of V elements at a time: each row of (rows, n) begins on a multiple of such an access.
+inline bool rows_aligned(const View& v, int64_t V) {
+  const int64_t size = size_of(v.dtype), access = std::min<int64_t>(16, V * size);
+  return !v.present || (reinterpret_cast<uintptr_t>(v.data) % static_cast<uintptr_t>(access) == 0 &&
+                        (v.shape[0] <= 1 || v.stride[0] * size % access == 0));
+}
+// A vector's elements lie side by side, and V of them are an aligned access wherever a multiple of V begins.
+inline bool together(const View& v, int64_t V) {
+  const int64_t access = std::min<int64_t>(16, V * size_of(v.dtype));
+  return v.stride[0] == 1 && reinterpret_cast<uintptr_t>(v.data) % static_cast<uintptr_t>(access) == 0;
+}
 inline bool aligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 // Each row of (rows, n) begins on 16 bytes, float32.
 inline bool rows_aligned16(const View& v) {

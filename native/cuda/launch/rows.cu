@@ -8,74 +8,125 @@ namespace seqmix::cuda {
 
 namespace {
 
-// Threads for a row of n elements: a warp for a short one, more where each still has some to do.
+// Threads for a row of n vectors: a warp for a short one, more where each still has some to do.
 int threads_for(int64_t n) { return n <= 128 ? 32 : n <= 1024 ? 128 : n <= 16384 ? 256 : 1024; }
 
-Rows rows_of(const View& v) { return {v.present ? v.as<const float>() : nullptr, v.stride[0]}; }
+// As many as keep a row of n elements in registers, where it fits.
+template <int V>
+int threads_to_keep(int64_t n) {
+  return static_cast<int>(std::clamp<int64_t>(ceil_div(n, V * kKept<V> * 32) * 32, 32, 1024));
+}
 
-}  // namespace
+// Rows of n elements can be read and written V at a time.
+bool all_aligned(std::initializer_list<const View*> views, int64_t n, int64_t V) {
+  if (n % V != 0) return false;
+  for (const View* const v : views)
+    if (!rows_aligned(*v, V)) return false;
+  return true;
+}
 
-void launch_softmax(Context& c, const Problem& problem) {
+template <class T>
+Rows<T> rows_of(const View& v) {
+  return {v.as<T>(), v.stride[0]};
+}
+
+template <class T>
+void softmax(Context& c, const Problem& problem) {
   const auto& p = static_cast<const Softmax&>(problem);
-  c.kernel = "cuda.any.softmax";
   const int64_t rows = p.x.shape[0], n = p.x.shape[1];
   if (rows == 0 || n == 0) return;
-  softmax_rows<<<grid_for(c, rows, 64), threads_for(n), 0, c.stream>>>(rows, n, rows_of(p.x), p.out.as<float>(),
-                                                                       p.out.stride[0]);
+  const bool wide = all_aligned({&p.x, &p.out}, n, kWide<T>);
+  const auto kernel = wide ? softmax_rows<T, kWide<T>> : softmax_rows<T, 1>;
+  kernel<<<grid_for(c, rows, 64), threads_for(wide ? n / kWide<T> : n), 0, c.stream>>>(rows, n, rows_of<T>(p.x),
+                                                                                       p.out.as<T>(), p.out.stride[0]);
 }
 
-void launch_argmax(Context& c, const Problem& problem) {
+template <class T>
+void argmax(Context& c, const Problem& problem) {
   const auto& p = static_cast<const ArgMax&>(problem);
-  c.kernel = "cuda.any.argmax";
   const int64_t rows = p.x.shape[0], n = p.x.shape[1];
   if (rows == 0) return;
-  argmax_rows<<<grid_for(c, rows, 64), threads_for(n), 0, c.stream>>>(rows, n, rows_of(p.x), p.out.as<int32_t>(),
-                                                                      p.out.stride[0]);
+  argmax_rows<T><<<grid_for(c, rows, 64), threads_for(n), 0, c.stream>>>(rows, n, rows_of<T>(p.x), p.out.as<int32_t>(),
+                                                                         p.out.stride[0]);
 }
 
-void launch_rms_norm(Context& c, const Problem& problem) {
+// S: of the sum.
+template <class T, class S>
+void rms_norm(Context& c, const Problem& problem) {
   const auto& p = static_cast<const RmsNorm&>(problem);
-  c.kernel = "cuda.any.rms_norm";
-  RmsNormRows r{};
-  r.x = rows_of(p.x);
-  r.residual = rows_of(p.residual);
-  r.weight = p.weight.present ? p.weight.as<const float>() : nullptr;
-  r.weight_stride = p.weight.stride[0];
-  r.out = p.out.as<float>();
-  r.sum = p.residual.present ? p.sum.as<float>() : nullptr;
+  RmsNormRows<T, S> r{};
+  r.x = rows_of<T>(p.x);
+  r.residual = p.residual.present ? p.residual.data : nullptr;
+  r.residual_dtype = p.residual.dtype;
+  r.residual_stride = p.residual.stride[0];
+  r.weight = weights_of(p.weight);
+  r.out = p.out.as<T>();
+  r.sum = p.residual.present ? p.sum.as<S>() : nullptr;
   r.out_stride = p.out.stride[0];
   r.sum_stride = p.sum.stride[0];
   r.rows = p.x.shape[0];
   r.n = p.x.shape[1];
   r.eps = p.eps;
   if (r.rows == 0 || r.n == 0) return;
-  const bool by_four = r.n % 4 == 0 && rows_aligned16(p.x) && rows_aligned16(p.residual) && rows_aligned16(p.out) &&
-                       (!p.residual.present || rows_aligned16(p.sum));
-  const auto kernel = by_four ? rms_norm_rows<4> : rms_norm_rows<1>;
-  kernel<<<grid_for(c, r.rows, 64), threads_for(by_four ? r.n / 4 : r.n), 0, c.stream>>>(r);
+  constexpr int V = kWide<T>;
+  const bool wide = all_aligned({&p.x, &p.residual, &p.out, &p.sum}, r.n, V);
+  r.weight_together = together(p.weight, wide ? V : 1);
+  const auto kernel = wide ? rms_norm_rows<T, S, V> : rms_norm_rows<T, S, 1>;
+  kernel<<<grid_for(c, r.rows, 64), wide ? threads_to_keep<V>(r.n) : threads_to_keep<1>(r.n), 0, c.stream>>>(r);
 }
 
-void launch_embedding(Context& c, const Problem& problem) {
+template <class T>
+void embedding(Context& c, const Problem& problem) {
   const auto& p = static_cast<const Embedding&>(problem);
-  c.kernel = "cuda.any.embedding";
-  EmbeddingRows r{};
+  EmbeddingRows<T> r{};
   r.ids = p.ids.data;
+  r.wide_ids = p.ids.dtype == DType::int64;
   r.ids_stride = p.ids.stride[0];
   r.count = p.out.shape[0];
-  r.table = rows_of(p.table);
+  r.table = p.table.data;
+  r.table_dtype = p.table.dtype;
+  r.table_stride = p.table.stride[0];
   r.vocabulary = p.table.shape[0];
   r.n = p.out.shape[1];
-  r.out = p.out.as<float>();
+  r.out = p.out.as<T>();
   r.out_stride = p.out.stride[0];
   r.index_error = c.index_error;
   r.error = index_error(p);
   if (r.count == 0) return;
-  const bool by_four = r.n % 4 == 0 && rows_aligned16(p.out) && aligned16(p.table.data) && p.table.stride[0] % 4 == 0;
-  const bool wide = p.ids.dtype == DType::int64;
-  const auto kernel = by_four ? wide ? embedding_rows<int64_t, 4> : embedding_rows<int32_t, 4>
-                      : wide  ? embedding_rows<int64_t, 1>
-                              : embedding_rows<int32_t, 1>;
-  kernel<<<grid_for(c, r.count, 64), threads_for(by_four ? r.n / 4 : r.n), 0, c.stream>>>(r);
+  const bool wide = all_aligned({&p.out, &p.table}, r.n, kWide<T>);
+  const auto kernel = wide ? embedding_rows<T, kWide<T>> : embedding_rows<T, 1>;
+  kernel<<<grid_for(c, r.count, 64), threads_for(wide ? r.n / kWide<T> : r.n), 0, c.stream>>>(r);
+}
+
+constexpr Launcher softmax_by_dtype[kFloatDtypes] = {softmax<float>, softmax<Half>, softmax<Brain>};
+constexpr Launcher argmax_by_dtype[kFloatDtypes] = {argmax<float>, argmax<Half>, argmax<Brain>};
+constexpr Launcher embedding_by_dtype[kFloatDtypes] = {embedding<float>, embedding<Half>, embedding<Brain>};
+// By x's dtype and whether the sum is float32 beside it.
+constexpr Launcher rms_norm_by_dtype[kFloatDtypes][2] = {{rms_norm<float, float>, rms_norm<float, float>},
+                                                         {rms_norm<Half, Half>, rms_norm<Half, float>},
+                                                         {rms_norm<Brain, Brain>, rms_norm<Brain, float>}};
+
+}  // namespace
+
+void launch_softmax(Context& c, const Problem& p) {
+  c.kernel = "cuda.any.softmax";
+  softmax_by_dtype[dtype_index(static_cast<const Softmax&>(p).x.dtype)](c, p);
+}
+
+void launch_argmax(Context& c, const Problem& p) {
+  c.kernel = "cuda.any.argmax";
+  argmax_by_dtype[dtype_index(static_cast<const ArgMax&>(p).x.dtype)](c, p);
+}
+
+void launch_rms_norm(Context& c, const Problem& problem) {
+  const auto& p = static_cast<const RmsNorm&>(problem);
+  c.kernel = "cuda.any.rms_norm";
+  rms_norm_by_dtype[dtype_index(p.x.dtype)][p.sum.present && p.sum.dtype == DType::float32](c, p);
+}
+
+void launch_embedding(Context& c, const Problem& p) {
+  c.kernel = "cuda.any.embedding";
+  embedding_by_dtype[dtype_index(static_cast<const Embedding&>(p).out.dtype)](c, p);
 }
 
 }  // namespace seqmix::cuda

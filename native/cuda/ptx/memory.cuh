@@ -1,5 +1,6 @@
 // Accesses to global memory whose width the compiler must not change. One instruction, one function.
 #pragma once
+#include <cstdint>
 
 namespace seqmix::cuda::ptx {
 
@@ -8,6 +9,11 @@ namespace seqmix::cuda::ptx {
 __device__ __forceinline__ void store4(float* to, float a, float b, float c, float d) {
   asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "f"(a), "f"(b), "f"(c),
                "f"(d)
+               : "memory");
+}
+__device__ __forceinline__ void store4(void* to, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to)), "r"(a), "r"(b), "r"(c),
+               "r"(d)
                : "memory");
 }
 

@@ -56,24 +56,26 @@ void check_copies() {
 
 void check_silu() {
   for (const Shape& shape : {Shape{1}, Shape{7, 33}, Shape{4, 1024}, Shape{0, 5}})
-    for (const Layout layout : layouts) {
-      Array x = uniform(shape, -30, 30, layout);
-      Silu p;
-      p.x = x.view();
-      p.validate();
-      Array out(p.out);
-      p.out = out.view();
-      View* const views[] = {&p.x, &p.out};
-      collapse(views, 2);
-      device.run(p);
-      std::vector<double> want;
-      for (const double v : x.values()) want.push_back(silu(v));
-      expect_close("silu", out, want, 1e-6);
-    }
+    for (const Layout layout : layouts)
+      for (const DType dtype : kFloats) {
+        Array x = uniform(shape, -30, 30, layout, dtype);
+        Silu p;
+        p.x = x.view();
+        p.validate();
+        Array out(p.out);
+        p.out = out.view();
+        View* const views[] = {&p.x, &p.out};
+        collapse(views, 2);
+        device.run(p);
+        std::vector<double> want;
+        for (const double v : x.values()) want.push_back(silu(v));
+        expect_close("silu", out, want, 1e-6);
+      }
 }
 
-void check_binary(Op op, const Shape& a_shape, const Shape& b_shape, Layout layout) {
-  Array a = uniform(a_shape, -2, 2, layout), b = uniform(b_shape, -2, 2, layout);
+// A sum or product of float32 is right to the last bit; of 16 bits too, since float32 has twice their digits and two.
+void check_binary(Op op, DType dtype, const Shape& a_shape, const Shape& b_shape, Layout layout) {
+  Array a = uniform(a_shape, -2, 2, layout, dtype), b = uniform(b_shape, -2, 2, layout, dtype);
   Binary p(op);
   p.a = a.view();
   p.b = b.view();
@@ -96,9 +98,9 @@ void check_binary(Op op, const Shape& a_shape, const Shape& b_shape, Layout layo
       return x.at(at);
     };
     const double x = of(a, a_shape), y = of(b, b_shape);
-    want.push_back(static_cast<float>(op == Op::add ? x + y : x * y));
+    want.push_back(rounded(dtype, op == Op::add ? x + y : x * y));
   }
-  expect_equal(op == Op::add ? "add" : "mul", out, want);
+  expect_equal(std::string(op == Op::add ? "add " : "mul ") + name_of(dtype), out, want);
 }
 
 }  // namespace
@@ -107,13 +109,14 @@ void check_elementwise() {
   check_copies();
   check_silu();
   for (const Op op : {Op::add, Op::mul})
-    for (const Layout layout : layouts) {
-      check_binary(op, {5, 33}, {5, 33}, layout);
-      check_binary(op, {2, 3, 4, 5}, {3, 1, 5}, layout);
-      check_binary(op, {1}, {6, 7}, layout);
-      check_binary(op, {6, 1}, {1, 9}, layout);
-      check_binary(op, {1000, 1000}, {1000}, layout);
-    }
+    for (const Layout layout : layouts)
+      for (const DType dtype : kFloats) {
+        check_binary(op, dtype, {5, 33}, {5, 33}, layout);
+        check_binary(op, dtype, {2, 3, 4, 5}, {3, 1, 5}, layout);
+        check_binary(op, dtype, {1}, {6, 7}, layout);
+        check_binary(op, dtype, {6, 1}, {1, 9}, layout);
+        check_binary(op, dtype, {1000, 1000}, {1000}, layout);
+      }
 }
 
 }  // namespace seqmix::test

@@ -24,8 +24,8 @@ std::vector<int64_t> ranked(const Array& x, int64_t row, int64_t n) {
   return order;
 }
 
-void check_softmax(int64_t rows, int64_t n, Layout layout) {
-  Array x = uniform({rows, n}, -20, 20, layout);
+void check_softmax(int64_t rows, int64_t n, Layout layout, DType dtype) {
+  Array x = uniform({rows, n}, -20, 20, layout, dtype);
   for (int64_t j = 0; j < n && rows > 1; j++) x.at({1, j}) = -INFINITY;
   x.upload();
   Softmax p;
@@ -44,9 +44,9 @@ void check_softmax(int64_t rows, int64_t n, Layout layout) {
   expect_close("softmax " + std::to_string(n), out, want, 1e-6);
 }
 
-// Values with many equals, infinities and, in the second row, a NaN.
-Array choices(int64_t rows, int64_t n, Layout layout) {
-  Array x = uniform({rows, n}, -5, 5, layout);
+// Values with many equals, infinities and, in the second row, a NaN; every dtype holds them.
+Array choices(int64_t rows, int64_t n, Layout layout, DType dtype) {
+  Array x = uniform({rows, n}, -5, 5, layout, dtype);
   for (double& v : x.values()) v = std::round(v * 8) / 8;
   for (int64_t j = 0; j < n; j++) x.at({0, j}) = j % 3 ? 1.5 : 0.0;
   if (rows > 1) x.at({1, n / 2}) = NAN;
@@ -57,8 +57,8 @@ Array choices(int64_t rows, int64_t n, Layout layout) {
   return x;
 }
 
-void check_argmax(int64_t rows, int64_t n, Layout layout) {
-  Array x = choices(rows, n, layout);
+void check_argmax(int64_t rows, int64_t n, Layout layout, DType dtype) {
+  Array x = choices(rows, n, layout, dtype);
   ArgMax p;
   p.x = x.view();
   p.validate();
@@ -70,8 +70,8 @@ void check_argmax(int64_t rows, int64_t n, Layout layout) {
   expect_equal("argmax " + std::to_string(n), out, want);
 }
 
-void check_topk(int64_t rows, int64_t n, int64_t k, Layout layout) {
-  Array x = choices(rows, n, layout);
+void check_topk(int64_t rows, int64_t n, int64_t k, Layout layout, DType dtype) {
+  Array x = choices(rows, n, layout, dtype);
   TopK p;
   p.x = x.view();
   p.k = k;
@@ -120,8 +120,8 @@ double draw(const Array& x, int64_t row, int64_t n, const Sample& p) {
   return -1;
 }
 
-void check_sample(int64_t rows, int64_t n, Layout layout, const std::vector<double>& temperatures) {
-  Array x = choices(rows, n, layout);
+void check_sample(int64_t rows, int64_t n, Layout layout, DType dtype, const std::vector<double>& temperatures) {
+  Array x = choices(rows, n, layout, dtype);
   for (const double temperature : temperatures)
     for (const int64_t top_k : {int64_t{0}, int64_t{1}, n / 2, n + 3})
       for (const double top_p : {0.0, 0.2, 0.9, 1.0}) {
@@ -144,17 +144,25 @@ void check_sample(int64_t rows, int64_t n, Layout layout, const std::vector<doub
       }
 }
 
-void check_rms_norm(int64_t rows, int64_t n, Layout layout, bool weighted, bool residual) {
-  Array x = uniform({rows, n}, -2, 2, layout), r = uniform({rows, n}, -2, 2), w = uniform({n}, -1, 1, layout);
+struct Norm {
+  bool weighted, residual;
+  DType dtype = DType::float32, weight = DType::float32, residual_dtype = DType::float32;
+  bool sum_in_float32 = false;
+};
+
+void check_rms_norm(int64_t rows, int64_t n, Layout layout, const Norm& k) {
+  Array x = uniform({rows, n}, -2, 2, layout, k.dtype), w = uniform({n}, -1, 1, layout, k.weight);
+  Array r = uniform({rows, n}, -2, 2, Layout::dense, k.residual_dtype);
   RmsNorm p;
   p.x = x.view();
-  if (weighted) p.weight = w.view();
-  if (residual) p.residual = r.view();
+  if (k.weighted) p.weight = w.view();
+  if (k.residual) p.residual = r.view();
+  p.sum_in_float32 = k.sum_in_float32;
   p.validate();
   Array out(p.out);
   p.out = out.view();
   Array sum;
-  if (residual) {
+  if (k.residual) {
     sum = Array(p.sum);
     p.sum = sum.view();
   }
@@ -164,32 +172,43 @@ void check_rms_norm(int64_t rows, int64_t n, Layout layout, bool weighted, bool 
     double squares = 0;
     std::vector<double> row;
     for (int64_t j = 0; j < n; j++) {
-      row.push_back(x.at({i, j}) + (residual ? r.at({i, j}) : 0));
+      row.push_back(x.at({i, j}) + (k.residual ? r.at({i, j}) : 0));
       squares += row.back() * row.back();
     }
     for (int64_t j = 0; j < n; j++) {
       want.push_back(row[static_cast<size_t>(j)] / std::sqrt(squares / static_cast<double>(n) + p.eps) *
-                     (weighted ? w.at({j}) : 1));
+                     (k.weighted ? w.at({j}) : 1));
       sums.push_back(row[static_cast<size_t>(j)]);
     }
   }
   expect_close("rms_norm " + std::to_string(n), out, want, 1e-6);
-  if (residual) expect_close("rms_norm, sum", sum, sums, 1e-7);
+  if (k.residual) expect_close("rms_norm, sum", sum, sums, 1e-7);
 }
 
-void check_embedding(int64_t n, Layout layout, DType type) {
-  Array table = uniform({11, n}, -1, 1, layout), ids = integers(type, {9}, 0, 10);
+void check_rms_norm(int64_t n, Layout layout) {
+  for (const DType dtype : kFloats)
+    for (const DType weight : kFloats) {
+      check_rms_norm(3, n, layout, {true, false, dtype, weight});
+      check_rms_norm(3, n, layout, {true, true, dtype, weight, dtype, false});
+      check_rms_norm(3, n, layout, {true, true, dtype, weight, dtype, true});
+      check_rms_norm(3, n, layout, {false, true, dtype, weight, DType::float32, false});
+    }
+}
+
+void check_embedding(int64_t n, Layout layout, DType type, DType from, DType to) {
+  Array table = uniform({11, n}, -1, 1, layout, from), ids = integers(type, {9}, 0, 10);
   Embedding p;
   p.ids = ids.view();
   p.table = table.view();
+  p.dtype = to;
   p.validate();
   Array out(p.out);
   p.out = out.view();
   device.run(p);
   std::vector<double> want;
   for (int64_t i = 0; i < 9; i++)
-    for (int64_t j = 0; j < n; j++) want.push_back(table.at({static_cast<int64_t>(ids.at({i})), j}));
-  expect_equal("embedding", out, want);
+    for (int64_t j = 0; j < n; j++) want.push_back(rounded(to, table.at({static_cast<int64_t>(ids.at({i})), j})));
+  expect_equal(std::string("embedding, ") + name_of(from) + " to " + name_of(to), out, want);
 }
 
 }  // namespace
@@ -197,18 +216,21 @@ void check_embedding(int64_t n, Layout layout, DType type) {
 void check_rows() {
   for (const Layout layout : row_layouts) {
     for (const int64_t n : {1, 31, 128, 1000, 5003, 40000}) {
-      check_softmax(5, n, layout);
-      check_argmax(5, n, layout);
-      check_rms_norm(3, n, layout, true, true);
-      check_rms_norm(3, n, layout, false, false);
-      check_sample(5, n, layout, n < 10000 ? std::vector{0.0, 0.3, 1.0, 50.0} : std::vector{0.7});
-      for (const int64_t k : {int64_t{0}, int64_t{1}, std::min<int64_t>(n, 50), n}) check_topk(5, n, k, layout);
+      check_rms_norm(n, layout);
+      for (const DType dtype : kFloats) {
+        check_softmax(5, n, layout, dtype);
+        check_argmax(5, n, layout, dtype);
+        check_sample(5, n, layout, dtype, n < 10000 ? std::vector{0.0, 0.3, 1.0, 50.0} : std::vector{0.7});
+        for (const int64_t k : {int64_t{0}, int64_t{1}, std::min<int64_t>(n, 50), n})
+          check_topk(5, n, k, layout, dtype);
+      }
     }
-    check_topk(2, 40000, 3000, layout);
-    check_rms_norm(500, 768, layout, true, true);
-    for (const DType type : {DType::int32, DType::int64}) {
-      check_embedding(7, layout, type);
-      check_embedding(64, layout, type);
+    for (const DType dtype : kFloats) {
+      check_topk(2, 40000, 3000, layout, dtype);
+      check_rms_norm(500, 768, layout, {true, true, dtype, dtype, dtype, false});
+      for (const DType to : kFloats)
+        for (const DType type : {DType::int32, DType::int64})
+          for (const int64_t n : {7, 20, 64}) check_embedding(n, layout, type, dtype, to);
     }
   }
 }

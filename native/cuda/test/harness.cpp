@@ -80,8 +80,16 @@ double load(const unsigned char* from, DType t) {
   return bits & 0x8000 ? -size : size;
 }
 
-// 16-bit floats are only written with values they hold exactly.
+// The distance between neighbours of `value` among the numbers of a 16-bit dtype.
+double unit_of(DType t, double value) {
+  const int digits = t == DType::float16 ? 11 : 8, least = t == DType::float16 ? -14 : -126;
+  int exponent = least;
+  if (value != 0) std::frexp(value, &exponent);  // [1/2, 1) 2^exponent
+  return std::ldexp(1, std::max(exponent - 1, least) - (digits - 1));
+}
+
 void store(unsigned char* to, DType t, double value) {
+  value = rounded(t, value);
   if (t == DType::float32) {
     const float f = static_cast<float>(value);
     std::memcpy(to, &f, 4);
@@ -97,12 +105,21 @@ void store(unsigned char* to, DType t, double value) {
     const uint16_t bits = static_cast<uint16_t>(float_to_bits(static_cast<float>(value)) >> 16);
     std::memcpy(to, &bits, 2);
   } else {
-    int exponent;
-    const double fraction = std::frexp(std::fabs(value), &exponent);  // [1/2, 1)
-    uint16_t bits = value < 0 ? 0x8000 : 0;
-    if (value != 0)
-      bits = static_cast<uint16_t>(bits | (exponent + 14) << 10 | (static_cast<int>(std::ldexp(fraction, 11)) & 1023));
-    std::memcpy(to, &bits, 2);
+    const double size = std::fabs(value);
+    int bits;
+    if (std::isnan(value)) {
+      bits = 0x7e00;
+    } else if (std::isinf(value)) {
+      bits = 0x7c00;
+    } else if (size < std::ldexp(1, -14)) {
+      bits = static_cast<int>(std::ldexp(size, 24));
+    } else {
+      int exponent;
+      const double fraction = std::frexp(size, &exponent);
+      bits = (exponent + 14) << 10 | (static_cast<int>(std::ldexp(fraction, 11)) & 1023);
+    }
+    const uint16_t stored = static_cast<uint16_t>(bits | (std::signbit(value) ? 0x8000 : 0));
+    std::memcpy(to, &stored, 2);
   }
 }
 
@@ -194,10 +211,18 @@ std::mt19937& random() {
   return engine;
 }
 
-Array uniform(const Shape& shape, double from, double to, Layout layout) {
-  Array a(DType::float32, shape, layout);
+double rounded(DType dtype, double value) {
+  if (dtype == DType::float32) return static_cast<float>(value);
+  if ((dtype != DType::float16 && dtype != DType::bfloat16) || !std::isfinite(value)) return value;
+  const double unit = unit_of(dtype, value), result = std::nearbyint(value / unit) * unit;
+  const double most = dtype == DType::float16 ? 65504 : std::ldexp(255, 120);
+  return std::fabs(result) > most ? std::copysign(INFINITY, value) : result;
+}
+
+Array uniform(const Shape& shape, double from, double to, Layout layout, DType dtype) {
+  Array a(dtype, shape, layout);
   std::uniform_real_distribution<double> distribution(from, to);
-  for (double& v : a.values()) v = static_cast<float>(distribution(random()));
+  for (double& v : a.values()) v = rounded(dtype, distribution(random()));
   a.upload();
   return a;
 }
@@ -219,6 +244,11 @@ void expect(const std::string& what, bool condition) {
 
 void expect_close(const std::string& what, Array& got, const std::vector<double>& want, double bound) {
   got.download();
+  const View& v = got.view();
+  const DType dtype = v.dtype;
+  const bool narrow = dtype != DType::float32;
+  const double whole = std::max(bound, dtype == DType::float16 ? 4e-4 : dtype == DType::bfloat16 ? 3e-3 : 0);
+  const size_t row = v.rank > 0 ? static_cast<size_t>(std::max<int64_t>(v.shape[v.rank - 1], 1)) : 1;
   double error = 0, size = 0;
   bool kinds = true;
   for (size_t i = 0; i < want.size(); i++) {
@@ -231,9 +261,25 @@ void expect_close(const std::string& what, Array& got, const std::vector<double>
     size += w * w;
   }
   const double relative = size > 0 ? std::sqrt(error / size) : std::sqrt(error);
-  const bool good = kinds && relative <= bound;
+  const double mean = size / static_cast<double>(std::max<size_t>(want.size(), 1));
+  size_t bad_rows = 0, bad_elements = 0;
+  for (size_t first = 0; first < want.size(); first += row) {
+    double row_error = 0, row_size = 0;
+    for (size_t i = first; i < first + row; i++) {
+      const double g = got.values()[i], w = want[i];
+      if (!std::isfinite(w) || !std::isfinite(g)) continue;
+      row_error += (g - w) * (g - w);
+      row_size += w * w;
+      const double room = 8 * bound * std::max(std::fabs(w), std::sqrt(mean));
+      if (narrow && std::fabs(g - w) > unit_of(dtype, w) / 2 + room) bad_elements++;
+    }
+    const double count = static_cast<double>(row);
+    if (std::sqrt(row_error / count) > 8 * whole * std::sqrt(std::max(row_size / count, mean))) bad_rows++;
+  }
+  const bool good = kinds && relative <= whole && bad_rows == 0 && bad_elements == 0;
   if (!good)
-    std::printf("  %s: error %.3g, bound %.3g%s\n", what.c_str(), relative, bound, kinds ? "" : ", not finite");
+    std::printf("  %s, %s: error %.3g, bound %.3g, %zu rows and %zu elements out of bounds%s\n", what.c_str(),
+                name_of(dtype), relative, whole, bad_rows, bad_elements, kinds ? "" : ", not finite");
   expect(what, good);
 }
 

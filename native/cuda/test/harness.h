@@ -30,7 +30,7 @@ using Shape = std::vector<int64_t>;
 // longer than need be and the first element not aligned.
 enum class Layout { dense, swapped, odd };
 
-// The values are kept as doubles that the dtype can hold.
+// The values are kept as doubles; what upload() sends is rounded to the dtype.
 class Array {
  public:
   Array() = default;
@@ -61,11 +61,20 @@ class Array {
   void* memory_ = nullptr;
 };
 
-Array uniform(const Shape& shape, double from, double to, Layout layout = Layout::dense);
+// Values the dtype holds.
+Array uniform(const Shape& shape, double from, double to, Layout layout = Layout::dense, DType dtype = DType::float32);
 Array integers(DType dtype, const Shape& shape, int64_t from, int64_t to, Layout layout = Layout::dense);
 std::mt19937& random();
 
-// ‖got - want‖ / ‖want‖ ≤ bound, and all finite where the other is.
+constexpr DType kFloats[] = {DType::float32, DType::float16, DType::bfloat16};
+
+// To nearest even.
+double rounded(DType dtype, double value);
+
+// ‖got - want‖ / ‖want‖ ≤ bound, every row (the last dimension) within eight times that, relative to the larger of its
+// own and the whole array's root mean square, and all finite where the other is. `bound` is what the arithmetic, in
+// float32, may lose; where `got` is of 16 bits, one rounding comes on top: half a unit of the last place of each
+// element, and 4e-4 (float16) or 3e-3 (bfloat16) of the norm.
 void expect_close(const std::string& what, Array& got, const std::vector<double>& want, double bound);
 void expect_equal(const std::string& what, Array& got, const std::vector<double>& want);
 void expect(const std::string& what, bool condition);

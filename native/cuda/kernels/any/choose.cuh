@@ -44,14 +44,15 @@ __device__ inline void find_bin(Histogram& h, Wide wanted) {
 }
 
 // The smallest rank among the `k` best of a row (1 ≤ k ≤ n), or a number between it and the next best.
-__device__ inline Wide kth_rank(const float* row, int64_t n, Wide k, Histogram& h) {
+template <class T>
+__device__ inline Wide kth_rank(const T* row, int64_t n, Wide k, Histogram& h) {
   Wide found = 0;
   for (int shift = 56; shift >= 0; shift -= 8) {
     for (int i = threadIdx.x; i < kBins; i += blockDim.x) h.bins[i] = 0;
     __syncthreads();
     for (int64_t base = 0; base < n; base += blockDim.x) {
       const int64_t i = base + threadIdx.x;
-      const Wide rank = i < n ? rank_of(row[i], i) : 0;
+      const Wide rank = i < n ? rank_of(widen(row[i]), i) : 0;
       const bool in = i < n && (shift == 56 || rank >> (shift + 8) == found >> (shift + 8));
       // Most elements share a few bins: lanes with the same one add once.
       const unsigned bin = in ? static_cast<unsigned>(rank >> shift) % kBins : kBins;
@@ -72,7 +73,8 @@ __device__ inline Wide kth_rank(const float* row, int64_t n, Wide k, Histogram& 
 
 // The rank of the last element of the shortest prefix, from the best down, whose weights reach `wanted` ≥ 1, or a lower
 // number that takes in only elements of weight 0 besides.
-__device__ inline Wide nucleus_rank(const float* row, const Wide* weights, int64_t n, Wide wanted, Histogram& h) {
+template <class T>
+__device__ inline Wide nucleus_rank(const T* row, const Wide* weights, int64_t n, Wide wanted, Histogram& h) {
   Wide found = 0;
   for (int shift = 56; shift >= 0; shift -= 8) {
     for (int i = threadIdx.x; i < kBins; i += blockDim.x) h.bins[i] = 0;
@@ -80,7 +82,7 @@ __device__ inline Wide nucleus_rank(const float* row, const Wide* weights, int64
     for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
       const Wide weight = weights[i];
       if (weight == 0) continue;
-      const Wide rank = rank_of(row[i], i);
+      const Wide rank = rank_of(widen(row[i]), i);
       if (shift == 56 || rank >> (shift + 8) == found >> (shift + 8))
         atomicAdd(&h.bins[static_cast<unsigned>(rank >> shift) % kBins], weight);
     }
@@ -112,28 +114,30 @@ __device__ inline void sort_descending(Wide* ranks, int64_t count) {
 
 constexpr int kSharedRanks = 2048;
 
+template <class T>
 struct TopKRows {
-  Rows x;
+  Rows<T> x;
   int64_t rows, n, k, padded;  // padded: k rounded up to a power of two
   Wide* scratch;               // `padded` ranks a block, where they do not fit in shared memory
-  float* values;
+  T* values;
   int32_t* indices;
   int64_t values_stride, indices_stride;
 };
 
-static __global__ void __launch_bounds__(1024) topk_rows(const __grid_constant__ TopKRows p) {
+template <class T>
+__global__ void __launch_bounds__(1024) topk_rows(const __grid_constant__ TopKRows<T> p) {
   __shared__ Histogram histogram;
   __shared__ Wide shared_ranks[kSharedRanks];
   __shared__ unsigned taken;
   Wide* const ranks = p.padded <= kSharedRanks ? shared_ranks : p.scratch + blockIdx.x * p.padded;
   for (int64_t r = blockIdx.x; r < p.rows; r += gridDim.x) {
-    const float* const row = p.x.row(r);
+    const T* const row = p.x.row(r);
     const Wide least = kth_rank(row, p.n, static_cast<Wide>(p.k), histogram);
     if (threadIdx.x == 0) taken = 0;
     for (int64_t i = p.k + threadIdx.x; i < p.padded; i += blockDim.x) ranks[i] = 0;
     __syncthreads();
     for (int64_t i = threadIdx.x; i < p.n; i += blockDim.x) {
-      const Wide rank = rank_of(row[i], i);
+      const Wide rank = rank_of(widen(row[i]), i);
       if (rank >= least) ranks[atomicAdd(&taken, 1u)] = rank;
     }
     __syncthreads();
@@ -147,8 +151,9 @@ static __global__ void __launch_bounds__(1024) topk_rows(const __grid_constant__
   }
 }
 
+template <class T>
 struct SampleRows {
-  Rows logits;
+  Rows<T> logits;
   int64_t rows, n;
   double temperature, top_p;
   int64_t top_k;  // 0: all
@@ -160,14 +165,15 @@ struct SampleRows {
 
 // core/sample_math.h says what is drawn. Weights are worked out once, in double precision, and kept in scratch memory;
 // then each thread adds up a run of neighbours, and the one in whose run the random number falls finds the element.
-static __global__ void __launch_bounds__(512) sample_rows(const __grid_constant__ SampleRows p) {
+template <class T>
+__global__ void __launch_bounds__(512) sample_rows(const __grid_constant__ SampleRows<T> p) {
   __shared__ Histogram histogram;
   __shared__ Wide shared[32];
   Wide* const weights = p.weights + blockIdx.x * p.n;
   for (int64_t r = blockIdx.x; r < p.rows; r += gridDim.x) {
-    const float* const row = p.logits.row(r);
+    const T* const row = p.logits.row(r);
     const int32_t best = index_of(best_of(row, p.n, shared));
-    const float largest = row[best];
+    const float largest = widen(row[best]);
     if (!(fabsf(largest) < INFINITY)) {  // nothing to draw from
       if (threadIdx.x == 0) p.out[r * p.out_stride] = best;
       continue;
@@ -175,7 +181,8 @@ static __global__ void __launch_bounds__(512) sample_rows(const __grid_constant_
     const Wide least = p.top_k > 0 && p.top_k < p.n ? kth_rank(row, p.n, static_cast<Wide>(p.top_k), histogram) : 0;
     Wide sum = 0;
     for (int64_t i = threadIdx.x; i < p.n; i += blockDim.x) {
-      const Wide weight = rank_of(row[i], i) >= least ? sampling::weight_of(row[i], largest, p.temperature) : 0;
+      const float x = widen(row[i]);
+      const Wide weight = rank_of(x, i) >= least ? sampling::weight_of(x, largest, p.temperature) : 0;
       weights[i] = weight;
       sum += weight;
     }
@@ -186,7 +193,7 @@ static __global__ void __launch_bounds__(512) sample_rows(const __grid_constant_
       const Wide wanted = sampling::nucleus(p.top_p, sum);
       last = nucleus_rank(row, weights, p.n, wanted > 0 ? wanted : 1, histogram);
     }
-    const auto kept = [&](int64_t i) -> Wide { return rank_of(row[i], i) >= last ? weights[i] : 0; };
+    const auto kept = [&](int64_t i) -> Wide { return rank_of(widen(row[i]), i) >= last ? weights[i] : 0; };
     const int64_t run = (p.n + blockDim.x - 1) / blockDim.x;
     const int64_t from = min(p.n, threadIdx.x * run), to = min(p.n, from + run);
     Wide own = 0;

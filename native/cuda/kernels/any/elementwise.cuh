@@ -1,9 +1,10 @@
-// out = f(a[, b]) element by element. Dense, aligned operands go four elements at a time; everything else (views,
-// broadcasting) one by one, its place found by division. Floor: each byte once; one or two operations an element
-// (silu: about 30), so bytes bound it. Nothing is kept in shared memory.
+// out = f(a[, b]) element by element, computed in float32. Dense, aligned operands go 16 bytes at a time; everything
+// else (views, broadcasting) one by one, its place found by division. Floor: each byte once; one or two operations an
+// element (silu: about 30), so bytes bound it. Nothing is kept in shared memory.
 #pragma once
 #include "cuda/kernels/any/math.cuh"
 #include "cuda/kernels/any/nest.cuh"
+#include "cuda/kernels/any/vector.cuh"
 
 namespace seqmix::cuda {
 
@@ -17,39 +18,42 @@ struct MulOf {
   __device__ __forceinline__ float operator()(float a, float b) const { return a * b; }
 };
 
-template <class F, class... In>
-__device__ __forceinline__ float4 map4(F f, In... in) {
-  return make_float4(f(in.x...), f(in.y...), f(in.z...), f(in.w...));
+template <class F, int V, class... In>
+__device__ __forceinline__ Floats<V> map_vector(F f, const In&... in) {
+  Floats<V> out;
+#pragma unroll
+  for (int j = 0; j < V; j++) out.v[j] = f(in.v[j]...);
+  return out;
 }
 
-template <class F, class... In>
-__global__ void __launch_bounds__(256) map_dense(int64_t n, float* out, const In*... in) {
+template <class F, class T, class... In>  // each In is T
+__global__ void __launch_bounds__(256) map_dense(int64_t n, T* out, const In*... in) {
+  constexpr int V = kWide<T>;
   const F f;
   const int64_t first = blockIdx.x * int64_t{blockDim.x} + threadIdx.x, step = gridDim.x * int64_t{blockDim.x};
-  for (int64_t i = first; i < n / 4; i += step)
-    reinterpret_cast<float4*>(out)[i] = map4(f, reinterpret_cast<const float4*>(in)[i]...);
-  const int64_t tail = n / 4 * 4 + first;
-  if (tail < n) out[tail] = f(in[tail]...);
+  for (int64_t i = first; i < n / V; i += step) store<V>(out + i * V, map_vector<F, V>(f, load<V>(in + i * V)...));
+  const int64_t tail = n / V * V + first;
+  if (tail < n) out[tail] = narrow<T>(f(widen(in[tail])...));
 }
 
-template <class F>
-__global__ void __launch_bounds__(256) map_strided_1(const __grid_constant__ Nest<2> nest, float* out, const float* a) {
+template <class F, class T>
+__global__ void __launch_bounds__(256) map_strided_1(const __grid_constant__ Nest<2> nest, T* out, const T* a) {
   const int64_t step = gridDim.x * int64_t{blockDim.x};
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < nest.size; i += step) {
     int64_t at[2];
     nest.locate(i, at);
-    out[at[0]] = F()(a[at[1]]);
+    out[at[0]] = narrow<T>(F()(widen(a[at[1]])));
   }
 }
 
-template <class F>
+template <class F, class T>
 __global__ void __launch_bounds__(256)
-    map_strided_2(const __grid_constant__ Nest<3> nest, float* out, const float* a, const float* b) {
+    map_strided_2(const __grid_constant__ Nest<3> nest, T* out, const T* a, const T* b) {
   const int64_t step = gridDim.x * int64_t{blockDim.x};
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < nest.size; i += step) {
     int64_t at[3];
     nest.locate(i, at);
-    out[at[0]] = F()(a[at[1]], b[at[2]]);
+    out[at[0]] = narrow<T>(F()(widen(a[at[1]]), widen(b[at[2]])));
   }
 }
 
