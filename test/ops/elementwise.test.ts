@@ -4,6 +4,7 @@ import { NDArray } from '../reference/array.js'
 import * as reference from '../reference/elementwise.js'
 import { expectClose } from '../support/close.js'
 import { describeOp, expectKernel, on, put, take } from '../support/device.js'
+import { floatTypes, fromBits, halfTypes, rounded, roundTo, toBits } from '../support/floats.js'
 import { layouts, place } from '../support/layout.js'
 import { describeCase, pairwise } from '../support/pairwise.js'
 import { Random } from '../support/random.js'
@@ -26,15 +27,35 @@ const shapes = [
 
 describeOp('silu', () => {
   test.each(
-    pairwise({ shape: shapes, layout: layouts }).map((c) => ({
+    pairwise({ shape: shapes, layout: layouts, dtype: floatTypes }).map((c) => ({
       ...c,
       name: describeCase({ ...c, shape: c.shape.join('x') }),
     })),
-  )('$name', async ({ shape, layout, name }) => {
-    const x = new Random(name).normal(shape, 3)
-    const out = silu(place(x, layout))
+  )('$name', async ({ shape, layout, dtype, name }) => {
+    const x = rounded(new Random(name).normal(shape, 3), dtype)
+    const out = silu(place(x, layout, dtype))
     expectKernel('silu')
-    expectClose(await take(out), reference.silu(x), { on })
+    expectClose(await take(out), reference.silu(x), { on, dtype })
+  })
+
+  test.each(halfTypes)('every %s there is, to the nearest or the next to it', async (dtype) => {
+    const x = new NDArray(
+      [65536],
+      fromBits(
+        Uint16Array.from({ length: 65536 }, (_, i) => i),
+        dtype,
+      ),
+    )
+    const got = await take(silu(put(x, dtype)))
+    const bits = toBits(got.data, dtype)
+    const want = toBits(rounded(reference.silu(x), dtype).data, dtype)
+    for (let i = 0; i < x.size; i++) {
+      const v = x.data[i]!
+      if (Number.isNaN(v) || v === -Infinity) expect(got.data[i]).toBeNaN()
+      // Where e^-x is past float32, -0 stands for what is below 1e-36.
+      else if (v < -87) expect(Math.abs(got.data[i]!)).toBeLessThan(1e-36)
+      else if (Math.abs(bits[i]! - want[i]!) > 1) expect([v, got.data[i]]).toEqual([v, reference.silu(x).data[i]])
+    }
   })
 
   test('each of many values to its own size, and the ends', async () => {
@@ -74,20 +95,24 @@ describeOp('add and mul', () => {
     ['1x1x1', '2x2'],
     ['64x100', '100'],
   ] as const
-  const grid = pairwise({ op: ['add', 'mul'] as const, shapes: pairs, a: layouts, b: layouts })
+  const grid = pairwise({ op: ['add', 'mul'] as const, shapes: pairs, a: layouts, b: layouts, dtype: floatTypes })
   test.each(grid.map((c) => ({ c, name: describeCase({ ...c, shapes: c.shapes.join(' and ') }) })))(
     '$name',
     async ({ c, name }) => {
       const random = new Random(name)
-      const [a, b] = c.shapes.map((s) => random.normal(s ? s.split('x').map(Number) : [])) as [NDArray, NDArray]
+      const [a, b] = c.shapes.map((s) => rounded(random.normal(s ? s.split('x').map(Number) : []), c.dtype)) as [
+        NDArray,
+        NDArray,
+      ]
       const laid = (x: NDArray, layout: (typeof layouts)[number]): ReturnType<typeof put> =>
-        x.shape.length ? place(x, layout) : put(x)
+        x.shape.length ? place(x, layout, c.dtype) : put(x, c.dtype)
       const out = { add, mul }[c.op](laid(a, c.a), laid(b, c.b))
       expectKernel(c.op)
       const want = reference[c.op](a, b)
       expect(out.shape).toEqual(want.shape)
-      // One operation: the nearest float32, exactly.
-      expect(Array.from((await take(out)).data)).toEqual(Array.from(want.data, Math.fround))
+      // One operation: the nearest value of the dtype, exactly. (Of 16 bits, by float32 or at once is the same.)
+      expect(out.dtype).toBe(c.dtype)
+      expect(Array.from((await take(out)).data)).toEqual(Array.from(want.data, roundTo(c.dtype)))
     },
   )
 

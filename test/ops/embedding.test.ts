@@ -3,6 +3,7 @@ import { embedding } from '../../lib/index.js'
 import { NDArray } from '../reference/array.js'
 import { embedding as reference } from '../reference/embedding.js'
 import { describeOp, expectKernel, put, take } from '../support/device.js'
+import { floatTypes, rounded, roundTo } from '../support/floats.js'
 import { layouts, place } from '../support/layout.js'
 import { describeCase, pairwise } from '../support/pairwise.js'
 import { Random } from '../support/random.js'
@@ -15,18 +16,22 @@ describeOp('embedding', () => {
     vocabulary: [1, 2, 50],
     dim: [1, 2, 7, 16, 33, 130],
     table: layouts,
+    stored: floatTypes,
+    asked: [undefined, ...floatTypes],
   })
   test.each(grid.map((c) => ({ c, name: describeCase({ ...c, ids: `(${c.ids.join('x')})` }) })))(
     '$name',
     async ({ c, name }) => {
       const random = new Random(name)
       const ids = random.ints(c.ids, 0, c.vocabulary - 1)
-      const table = random.normal([c.vocabulary, c.dim])
-      const out = embedding(c.ids.length ? place(ids, c.idsLayout, c.dtype) : put(ids, c.dtype), place(table, c.table))
+      const table = rounded(random.normal([c.vocabulary, c.dim]), c.stored)
+      const placed = c.ids.length ? place(ids, c.idsLayout, c.dtype) : put(ids, c.dtype)
+      const out = embedding(placed, place(table, c.table, c.stored), c.asked ? { dtype: c.asked } : {})
       expectKernel('embedding')
       const want = reference(ids, table)
-      expect(out.shape).toEqual(want.shape)
-      expect(Array.from((await take(out)).data)).toEqual(Array.from(want.data))
+      const dtype = c.asked ?? c.stored
+      expect([out.shape, out.dtype]).toEqual([want.shape, dtype])
+      expect(Array.from((await take(out)).data)).toEqual(Array.from(want.data, roundTo(dtype)))
     },
   )
 
@@ -66,8 +71,18 @@ describeOp('embedding', () => {
     expect((await out.data()).length).toBe(0)
   })
 
+  test('infinities, NaN and what is past the result’s dtype', async () => {
+    const table = new NDArray([2, 3], [Infinity, NaN, -0, 1e30, -65520, 2 ** -30])
+    const out = embedding(put(new NDArray([2], [0, 1]), 'int32'), put(table), { dtype: 'float16' })
+    expect(Array.from((await take(out)).data)).toEqual([Infinity, NaN, -0, Infinity, -Infinity, 0])
+  })
+
   test('what it refuses', () => {
     const table = put(new NDArray([4, 2]))
+    for (const dtype of ['int32', 'float64', 5, null] as never[])
+      expect(() => embedding(put(new NDArray([2]), 'int32'), table, { dtype })).toThrow(
+        expect.objectContaining({ code: 'ERR_DTYPE', message: expect.stringMatching(/^dtype: expected .*, got /) }),
+      )
     expect(() => embedding(put(new NDArray([2])), table)).toThrow(
       expect.objectContaining({ code: 'ERR_DTYPE', message: expect.stringMatching(/^ids: expected .*, got float32/) }),
     )

@@ -4,6 +4,7 @@ import { NDArray } from '../reference/array.js'
 import { rmsNorm as reference } from '../reference/rms_norm.js'
 import { expectClose } from '../support/close.js'
 import { describeOp, expectKernel, on, put, take } from '../support/device.js'
+import { floatTypes, rounded, roundTo } from '../support/floats.js'
 import { layouts, place } from '../support/layout.js'
 import { describeCase, pairwise } from '../support/pairwise.js'
 import { Random } from '../support/random.js'
@@ -16,26 +17,40 @@ describeOp('rmsNorm', () => {
     weight: [false, 'plain', 'offset'] as const,
     residual: [false, ...layouts],
     eps: [undefined, 1e-2, 0],
+    dtype: floatTypes,
+    weightType: floatTypes,
+    residualType: ['as x', 'float32'] as const,
+    residualInFp32: [false, true],
   })
   test.each(grid.map((c) => ({ c, name: describeCase({ ...c, rows: c.rows.join('x') }) })))(
     '$name',
     async ({ c, name }) => {
       const random = new Random(name)
-      const x = random.normal([...c.rows, c.n], 3)
-      const weight = c.weight ? random.normal([c.n]) : null
-      const residual = c.residual ? random.normal(x.shape) : null
-      const w = weight && place(weight, c.weight || 'plain')
+      const { dtype, weightType } = c
+      const x = rounded(random.normal([...c.rows, c.n], 3), dtype)
+      const weight = c.weight ? rounded(random.normal([c.n]), weightType) : null
+      const residualType = c.residualType === 'as x' ? dtype : c.residualType
+      const residual = c.residual ? rounded(random.normal(x.shape), residualType) : null
+      const w = weight && place(weight, c.weight || 'plain', weightType)
       const options = c.eps === undefined ? {} : { eps: c.eps }
       if (residual) {
-        const got = rmsNorm(place(x, c.x), w, { ...options, residual: place(residual, c.residual || 'plain') })
+        const got = rmsNorm(place(x, c.x, dtype), w, {
+          ...options,
+          residual: place(residual, c.residual || 'plain', residualType),
+          residualInFp32: c.residualInFp32,
+        })
         expectKernel('rms_norm')
         const want = reference(x, weight, { ...options, residual })
-        expectClose(await take(got.out), want.out, { on })
-        expectClose(await take(got.residual), want.residual, { on })
+        expectClose(await take(got.out), want.out, { on, dtype })
+        // One operation: the nearest, exactly.
+        const sumType = c.residualInFp32 ? 'float32' : residualType
+        const sum = await take(got.residual)
+        expect([sum.shape, sum.dtype]).toEqual([want.residual.shape, sumType])
+        expect(Array.from(sum.data)).toEqual(Array.from(want.residual.data, roundTo(sumType)))
       } else {
-        const got: Tensor = rmsNorm(place(x, c.x), w, options)
+        const got: Tensor = rmsNorm(place(x, c.x, dtype), w, options)
         expectKernel('rms_norm')
-        expectClose(await take(got), reference(x, weight, options).out, { on })
+        expectClose(await take(got), reference(x, weight, options).out, { on, dtype })
       }
     },
   )
@@ -57,10 +72,10 @@ describeOp('rmsNorm', () => {
       )
   })
 
-  test('NaN stays in its row', async () => {
-    const x = new Random('nan').normal([3, 20])
+  test.each(floatTypes)('NaN stays in its row (%s)', async (dtype) => {
+    const x = rounded(new Random('nan').normal([3, 20]), dtype)
     x.set(NaN, 1, 7)
-    const out = await take(rmsNorm(put(x), null))
+    const out = await take(rmsNorm(put(x, dtype), null))
     expect(Array.from(out.data, Number.isNaN)).toEqual(Array.from({ length: 60 }, (_, i) => i >= 20 && i < 40))
   })
 

@@ -3,6 +3,7 @@ import { argmax, sample, tensor } from '../../lib/index.js'
 import { NDArray } from '../reference/array.js'
 import { sample as reference, type SampleOptions } from '../reference/sample.js'
 import { describeOp, expectKernel, on, put, take } from '../support/device.js'
+import { floatTypes, halfTypes, rounded } from '../support/floats.js'
 import { layouts, place } from '../support/layout.js'
 import { describeCase, pairwise } from '../support/pairwise.js'
 import { Random } from '../support/random.js'
@@ -34,15 +35,17 @@ describeOp('sample', () => {
     step: [undefined, 0, 1, 1000, 2 ** 40],
     spread: [0.01, 1, 4, 30],
     ties: [false, true],
+    dtype: floatTypes,
   })
   test.each(grid.map((c) => ({ c, name: describeCase({ ...c, rows: c.rows.join('x') }) })))(
     '$name',
     async ({ c, name }) => {
-      const { rows, n, layout, spread, ties, ...given } = c
+      const { rows, n, layout, spread, ties, dtype, ...given } = c
       let logits = new Random(name).normal([...rows, n], spread)
       if (ties) logits = logits.map((v) => Math.round(v))
+      logits = rounded(logits, dtype)
       const options = Object.fromEntries(Object.entries(given).filter(([, v]) => v !== undefined)) as SampleOptions
-      const drawn = sample(place(logits, layout), options as object)
+      const drawn = sample(place(logits, layout, dtype), options as object)
       expectKernel('sample')
       await check(logits, options, drawn)
     },
@@ -97,6 +100,12 @@ describeOp('sample', () => {
       { topK: 500, topP: 0.8, temperature: 0.6, seed: 7, step: 3 },
     ])
       expect(await sample(put(logits), options).data()).toEqual(await sample(cpu, options).data())
+  })
+
+  test.each(halfTypes)('%s logits draw what the same values in float32 do', async (dtype) => {
+    const logits = rounded(new Random(dtype).normal([20, 3000], 3), dtype)
+    for (const options of [{}, { topK: 40 }, { topP: 0.9, seed: 3 }, { temperature: 0 }])
+      expect(await sample(put(logits, dtype), options).data()).toEqual(await sample(put(logits), options).data())
   })
 
   test('−∞ is never drawn', async () => {

@@ -4,6 +4,7 @@ import { NDArray } from '../reference/array.js'
 import { softmax as reference } from '../reference/softmax.js'
 import { expectClose } from '../support/close.js'
 import { describeOp, expectKernel, on, put, take } from '../support/device.js'
+import { floatTypes, rounded } from '../support/floats.js'
 import { layouts, place } from '../support/layout.js'
 import { describeCase, pairwise } from '../support/pairwise.js'
 import { Random } from '../support/random.js'
@@ -15,14 +16,16 @@ describeOp('softmax', () => {
     layout: layouts,
     scale: [0.1, 3, 50],
     dim: [undefined, -1, 0],
+    dtype: floatTypes,
   })
   test.each(grid.map((c) => ({ c, name: describeCase({ ...c, rows: c.rows.join('x') }) })))(
     '$name',
     async ({ c, name }) => {
-      const x = new Random(name).normal([...c.rows, c.n], c.scale)
-      const out = c.dim === undefined ? softmax(place(x, c.layout)) : softmax(place(x, c.layout), { dim: c.dim })
+      const x = rounded(new Random(name).normal([...c.rows, c.n], c.scale), c.dtype)
+      const given = place(x, c.layout, c.dtype)
+      const out = c.dim === undefined ? softmax(given) : softmax(given, { dim: c.dim })
       expectKernel('softmax')
-      expectClose(await take(out), reference(x, c.dim), { on })
+      expectClose(await take(out), reference(x, c.dim), { on, dtype: c.dtype })
     },
   )
 
@@ -32,17 +35,18 @@ describeOp('softmax', () => {
       expectClose(await take(softmax(put(x), { dim })), reference(x, dim), { on })
   })
 
-  test('large values, −∞, a row of −∞, and NaN in its row alone', async () => {
+  test.each(floatTypes)('large values, −∞, a row of −∞, and NaN in its row alone (%s)', async (dtype) => {
+    const large = dtype === 'float16' ? 6e4 : 3e38
     const rows = [
-      [3e38, -3e38, 3e38, 1],
+      [large, -large, large, 1],
       [-Infinity, 1, 2, -Infinity],
       [-Infinity, -Infinity, -Infinity, -Infinity],
-      [-1e30, -1e30, -1e30, -1e30],
+      [-large / 8, -large / 8, -large / 8, -large / 8],
     ]
-    const x = new NDArray([4, 4], rows.flat().map(Math.fround))
-    expectClose(await take(softmax(put(x))), reference(x), { on })
+    const x = rounded(new NDArray([4, 4], rows.flat()), dtype)
+    expectClose(await take(softmax(put(x, dtype))), reference(x), { on, dtype })
     const y = new NDArray([3, 18]).map((_, i) => (i === 25 ? NaN : i % 18))
-    expect(Array.from((await take(softmax(put(y)))).data, Number.isNaN)).toEqual(
+    expect(Array.from((await take(softmax(put(y, dtype)))).data, Number.isNaN)).toEqual(
       Array.from({ length: 54 }, (_, i) => i >= 18 && i < 36),
     )
   })

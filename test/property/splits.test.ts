@@ -174,7 +174,11 @@ describeOp('any split of a sequence gives what the whole gives', () => {
         const want = await values(whole.out)
         for (const list of outs) expectClose(await take(cat(list, 2)), want, { on })
         const final = await values(whole.finalStates)
-        expect(await take(states)).toEqual({ shape: final.shape, data: Float32Array.from(final.data) })
+        expect(await take(states)).toEqual({
+          dtype: 'float32',
+          shape: final.shape,
+          data: Float32Array.from(final.data),
+        })
         expect((await values(shifting)).slice(2, m - (w - 1), w - 1).data).toEqual(final.data)
       }),
       runs,

@@ -1,6 +1,7 @@
 import { debug, device, tensor, type Device, type DType, type Tensor, type TensorData } from '../../lib/index.js'
 import { describe, expect } from 'vitest'
 import type { NDArray } from '../reference/array.js'
+import { fromBits, toBits } from './floats.js'
 
 /** What the environment asks the tests to run on: a device, and on the CPU one of its instruction sets. */
 export const target = process.env['SEQMIX_CPU_TARGET']
@@ -38,7 +39,7 @@ export function expectKernel(op: string): void {
   if (on === 'cpu' && target) expect(isa).toBe(target)
 }
 
-/** A tensor of these values on the device under test. */
+/** A tensor of these values on the device under test. Of 16-bit floats, values that the dtype holds: see `rounded`. */
 export function put(a: NDArray, dtype: DType = 'float32'): Tensor {
   return tensor(toTypedArray(a, dtype), { shape: [...a.shape], dtype, device: dut })
 }
@@ -53,18 +54,23 @@ export function toTypedArray(a: NDArray, dtype: DType): TensorData {
       return BigInt64Array.from(a.data, BigInt)
     case 'bool':
       return Uint8Array.from(a.data)
-    default:
-      throw new Error(`no ${dtype} here`)
+    case 'float16':
+    case 'bfloat16':
+      return toBits(a.data, dtype)
   }
 }
 
 export interface Values {
+  dtype?: DType
   shape: readonly number[]
   data: ArrayLike<number>
 }
 
 /** A tensor's values, as plain numbers in logical order. */
 export async function take(t: Tensor): Promise<Values> {
+  const { dtype, shape } = t
   const data = await t.data()
-  return { shape: t.shape, data: data instanceof BigInt64Array ? Array.from(data, Number) : data }
+  if (data instanceof BigInt64Array) return { dtype, shape, data: Array.from(data, Number) }
+  const half = dtype === 'float16' || dtype === 'bfloat16'
+  return { dtype, shape, data: half ? fromBits(data as Uint16Array, dtype) : data }
 }

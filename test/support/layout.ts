@@ -23,7 +23,7 @@ export function place(a: NDArray, layout: Layout, dtype: DType = 'float32'): Ten
   if (layout === 'fused') pad[row] = [3, 2]
   if (layout === 'rows') pad[row] = [1, 1]
 
-  const around = dtype === 'float32' ? NaN : 0x3fffffff
+  const around = dtype === 'int32' || dtype === 'int64' ? 0x3fffffff : NaN
   const memory = surround(a, pad, around).permute(order)
   let view = tensor(toTypedArray(memory, dtype), { shape: [...memory.shape], dtype, device: dut })
   for (let i = 0; i < rank; i++) {

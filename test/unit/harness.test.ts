@@ -9,6 +9,7 @@ import { layouts, place } from '../support/layout.js'
 import { pairwise } from '../support/pairwise.js'
 import { Random } from '../support/random.js'
 import { formats } from '../support/float16.js'
+import { floatTypes, fromBits, halfTypes, roundTo, rounded, toBits } from '../support/floats.js'
 
 const on = 'cpu'
 
@@ -55,6 +56,23 @@ describe('expectClose', () => {
     const by = (e: number): NDArray => ref.map((v) => v * (1 + e))
     expectClose(by(1.9e-5), ref, { on, plain: () => by(1e-5) })
     expect(() => expectClose(by(2.1e-5), ref, { on, plain: () => by(1e-5) })).toThrow()
+  })
+
+  test('of 16 bits, passes a rounding and not two, and says when a dtype is not the one due', () => {
+    for (const dtype of halfTypes) {
+      const once = rounded(ref, dtype)
+      expectClose(once, ref, { on, dtype })
+      const unit = dtype === 'float16' ? 2 ** -10 : 2 ** -7
+      const cut = ref.map((v) => roundTo(dtype)(v - (v * unit) / 2)) // towards zero: twice the error
+      expect(() => expectClose(cut, ref, { on, dtype })).toThrow(/relative error/)
+      expect(() => expectClose({ ...once, dtype: 'float32' }, ref, { on, dtype })).toThrow(/dtype/)
+      expect(() => expectClose({ ...once, dtype }, once, { on })).toThrow(/dtype/)
+      // Of one value, the nearest there is, however far that is.
+      const one = new NDArray([1], [1 + 0.499 * unit])
+      expectClose(rounded(one, dtype), one, { on, dtype })
+      expect(() => expectClose(new NDArray([1], [1 + unit]), one, { on, dtype })).not.toThrow()
+      expect(() => expectClose(new NDArray([1], [1 + 2 * unit]), one, { on, dtype })).toThrow()
+    }
   })
 })
 
@@ -125,4 +143,30 @@ test('16-bit formats against known values', () => {
     2 ** -133,
   ])
   expect([Math.PI, 1 + 2 ** -8, 1 + 3 * 2 ** -8, 3.4e38].map(bfloat16.encode)).toEqual([0x4049, 0x3f80, 0x3f82, 0x7f80])
+})
+
+test('16-bit values, quickly, are what the formats say', () => {
+  const random = new Random('quickly')
+  for (const dtype of halfTypes) {
+    const { decode, encode } = formats[dtype]
+    const all = Uint16Array.from({ length: 65536 }, (_, i) => i)
+    const values = fromBits(all, dtype)
+    expect(Array.from(values)).toEqual(Array.from(all, decode))
+    const back = toBits(values, dtype)
+    for (let i = 0; i < 65536; i++)
+      if (Number.isNaN(values[i])) expect(decode(back[i]!)).toBeNaN()
+      else if (back[i] !== i) expect([i, back[i]]).toEqual([i, i])
+    const between = (x: number, by: number): number[] => [x * (1 - by), x, x * (1 + by)]
+    const middles = Array.from({ length: 3000 }, () => random.int(0, 0x7f00)).flatMap((i) =>
+      between((decode(i) + decode(i + 1)) / 2, 1e-12),
+    )
+    const odd = [0, -0, 65519.99, 65520, 3.39e38, 3.4e38, 1e300, 1e-300, 2 ** -25, 2 ** -134, Infinity]
+    for (const x of [...middles, ...odd].flatMap((v) => [v, -v])) {
+      const want = decode(encode(x))
+      if (!Object.is(roundTo(dtype)(x), want)) expect([x, roundTo(dtype)(x)]).toEqual([x, want])
+    }
+    expect(roundTo(dtype)(NaN)).toBeNaN()
+    expect(() => toBits([1 + 2 ** -12], dtype)).toThrow(/round the inputs/)
+  }
+  expect(floatTypes.map((t) => roundTo(t)(Math.PI))).toEqual([Math.fround(Math.PI), 3.140625, 3.140625])
 })
