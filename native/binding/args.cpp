@@ -19,6 +19,7 @@ bool takes_16_bits(bool cuda, Op op) {
       case Op::topk:
       case Op::sample:
       case Op::embedding:
+      case Op::linear:
       case Op::rms_norm:
         return true;
       default:

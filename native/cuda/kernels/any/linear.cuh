@@ -1,4 +1,6 @@
-// out = act(x Wᵀ + bias) + residual in float32 (fused multiply-adds on the ordinary units, no tf32).
+// out = act(x Wᵀ + bias) + residual in float32 (fused multiply-adds on the ordinary units, no tf32): for float32
+// operands, and for every pair of dtypes that the tensor cores cannot multiply, whose elements are widened as they are
+// read.
 //
 // matrix_tile: a block makes a tile of the result, BM rows by BN features, walking along `in` eight at a time. Both
 // operands are dense along `in`, so a thread reads four of its elements at once where rows are aligned, and they are
@@ -7,62 +9,71 @@
 // Where there are fewer tiles than multiprocessors, `in` is cut too: partial sums go to scratch memory, and a second
 // kernel adds them in order. Floor: 2 rows · features · in operations, half of that in instructions.
 //
-// vector_rows: up to eight rows. A warp takes a feature, reads its weights once, and multiplies them with every row;
-// the sums meet by shuffles. Floor: the weights' bytes.
+// vector_rows: up to eight rows. A warp takes a feature (two of them where rows are many, which halves the reads of x),
+// reads its weights once, several accesses of 16 bytes ahead, and multiplies them with every row; the sums meet by
+// shuffles. Floor: the weights' bytes.
 #pragma once
-#include "cuda/kernels/any/math.cuh"
+#include "cuda/kernels/any/linear_args.cuh"
 #include "cuda/kernels/any/reduce.cuh"
-#include "cuda/kernels/any/vector.cuh"
+#include "cuda/ptx/tensor.cuh"
 
 namespace seqmix::cuda {
 
-struct LinearArgs {
-  const float* x;
-  const float* weight;
-  const float* bias;      // may be null
-  const float* residual;  // may be null
-  float* out;
-  int64_t rows, features, in;
-  int64_t x_stride, weight_stride, bias_stride, residual_stride, out_stride;
-  bool silu;
-  int splits;      // parts `in` is cut into
-  int64_t part;    // elements of `in` in each, a multiple of kDepth
-  float* partial;  // (splits, rows, features), where splits > 1
-
-  __device__ __forceinline__ void finish(int64_t row, int64_t feature, float sum) const {
-    if (bias) sum += bias[feature * bias_stride];
-    if (silu) sum = cuda::silu(sum);
-    if (residual) sum += residual[row * residual_stride + feature];
-    out[row * out_stride + feature] = sum;
+// How operands are read and results are written: float32 all, or each of a dtype that is known at run time only (a
+// branch, the same for a whole warp, at each access).
+struct Float32 {
+  template <int V>
+  static __device__ __forceinline__ Floats<V> read(const void* data, DType, int64_t i) {
+    return load<V>(static_cast<const float*>(data) + i);
+  }
+  static __device__ __forceinline__ void finish(const LinearArgs& p, int64_t row, int64_t feature, float sum) {
+    p.finish<float>(row, feature, sum);
+  }
+};
+struct AnyFloat {
+  template <int V>
+  static __device__ __forceinline__ Floats<V> read(const void* data, DType dtype, int64_t i) {
+    return load_as<V>(data, dtype, i);
+  }
+  static __device__ __forceinline__ void finish(const LinearArgs& p, int64_t row, int64_t feature, float sum) {
+    if (p.x_dtype == DType::float32)
+      p.finish<float>(row, feature, sum);
+    else if (p.x_dtype == DType::float16)
+      p.finish<Half>(row, feature, sum);
+    else
+      p.finish<Brain>(row, feature, sum);
   }
 };
 
 constexpr int kDepth = 8;
 constexpr int kLinearThreads = 256;
 constexpr int kVectorThreads = 128;
+template <int R>
+constexpr int kVectorFeatures = R > 2 ? 2 : 1;  // of a warp
 
 // A thread's share of a (SIDE × 8) piece of an operand on its way to shared memory: four elements of one row each.
-template <int SIDE, int V>
+template <class F, int SIDE, int V>
 struct Piece {
   static constexpr int kLoads = (SIDE * kDepth / 4 + kLinearThreads - 1) / kLinearThreads;
   static constexpr int kLine = SIDE + 4;  // keeps 16-byte alignment and spreads the transposed stores over the banks
   float v[kLoads][4];
 
-  __device__ __forceinline__ void read(const float* from, int64_t stride, int64_t first, int64_t count, int64_t k,
-                                       int64_t end) {
+  __device__ __forceinline__ void read(const void* from, DType dtype, int64_t stride, int64_t first, int64_t count,
+                                       int64_t k, int64_t end) {
 #pragma unroll
     for (int i = 0; i < kLoads; i++) {
       const int at = threadIdx.x + i * kLinearThreads;
       const int64_t row = first + at / 2, column = k + at % 2 * 4;
       const bool in = at < SIDE * 2 && row < count;
-      const float* const source = from + row * stride + column;
+      const int64_t source = row * stride + column;
       if constexpr (V == 4) {  // `end` is a multiple of 4 then
-        const Floats<4> f = in && column < end ? load<4>(source) : Floats<4>{};
+        const Floats<4> f = in && column < end ? F::template read<4>(from, dtype, source) : Floats<4>{};
 #pragma unroll
         for (int j = 0; j < 4; j++) v[i][j] = f.v[j];
       } else {
 #pragma unroll
-        for (int j = 0; j < 4; j++) v[i][j] = in && column + j < end ? source[j] : 0.0f;
+        for (int j = 0; j < 4; j++)
+          v[i][j] = in && column + j < end ? F::template read<1>(from, dtype, source + j).v[0] : 0.0f;
       }
     }
   }
@@ -86,11 +97,11 @@ __device__ __forceinline__ int place(int thread, int element) {
   return element / 4 * (SIDE / (T / 4)) + thread * 4 + element % 4;
 }
 
-template <int BM, int BN, int TM, int TN, int V>
+template <class F, int BM, int BN, int TM, int TN, int V>
 __global__ void __launch_bounds__(kLinearThreads) matrix_tile(const __grid_constant__ LinearArgs p) {
   static_assert((BM / TM) * (BN / TN) == kLinearThreads);
-  using PieceX = Piece<BM, V>;
-  using PieceW = Piece<BN, V>;
+  using PieceX = Piece<F, BM, V>;
+  using PieceW = Piece<F, BN, V>;
   __shared__ __align__(16) float xs[2][kDepth][PieceX::kLine];
   __shared__ __align__(16) float ws[2][kDepth][PieceW::kLine];
   const int tx = threadIdx.x % (BN / TN), ty = threadIdx.x / (BN / TN);
@@ -103,8 +114,8 @@ __global__ void __launch_bounds__(kLinearThreads) matrix_tile(const __grid_const
     float sums[TM][TN] = {};
     PieceX x;
     PieceW w;
-    x.read(p.x, p.x_stride, m0, p.rows, begin, end);
-    w.read(p.weight, p.weight_stride, n0, p.features, begin, end);
+    x.read(p.x, p.x_dtype, p.x_stride, m0, p.rows, begin, end);
+    w.read(p.weight, p.weight_dtype, p.weight_stride, n0, p.features, begin, end);
     __syncthreads();  // the tile before may still be read
     x.put(xs[0]);
     w.put(ws[0]);
@@ -113,8 +124,8 @@ __global__ void __launch_bounds__(kLinearThreads) matrix_tile(const __grid_const
     for (int64_t k = begin; k < end; k += kDepth) {
       const bool more = k + kDepth < end;
       if (more) {
-        x.read(p.x, p.x_stride, m0, p.rows, k + kDepth, end);
-        w.read(p.weight, p.weight_stride, n0, p.features, k + kDepth, end);
+        x.read(p.x, p.x_dtype, p.x_stride, m0, p.rows, k + kDepth, end);
+        w.read(p.weight, p.weight_dtype, p.weight_stride, n0, p.features, k + kDepth, end);
       }
 #pragma unroll
       for (int d = 0; d < kDepth; d++) {
@@ -154,48 +165,98 @@ __global__ void __launch_bounds__(kLinearThreads) matrix_tile(const __grid_const
         if (p.splits > 1)
           p.partial[(split * p.rows + row) * p.features + feature] = sums[i][j];
         else
-          p.finish(row, feature, sums[i][j]);
+          F::finish(p, row, feature, sums[i][j]);
       }
     }
   }
 }
 
-static __global__ void __launch_bounds__(256) add_parts(const __grid_constant__ LinearArgs p) {
+// What the parts of a cut `in` gave, added up in order.
+template <class F>
+__global__ void __launch_bounds__(256) add_parts(const __grid_constant__ LinearArgs p) {
   const int64_t count = p.rows * p.features;
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += gridDim.x * int64_t{blockDim.x}) {
     float sum = 0;
     for (int s = 0; s < p.splits; s++) sum += p.partial[s * count + i];
-    p.finish(i / p.features, i % p.features, sum);
+    F::finish(p, i / p.features, i % p.features, sum);
   }
 }
 
-// R rows at a time, V elements an access.
-template <int R, int V>
+// Weights on their way: V of them as they lie in memory, 16 bytes, or one.
+template <class W, int V>
+struct Ahead {
+  static_assert(V == kWide<W>);
+  uint4 raw;
+
+  __device__ __forceinline__ void read(const W* from, bool there) { raw = ptx::load_once(from, there); }
+  __device__ __forceinline__ Floats<V> widened() const {
+    const uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+    Floats<V> value;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      if constexpr (V == 4) {
+        value.v[i] = __uint_as_float(words[i]);
+      } else {
+        const float2 both = unpack<W>(words[i]);
+        value.v[2 * i] = both.x;
+        value.v[2 * i + 1] = both.y;
+      }
+    }
+    return value;
+  }
+};
+template <class W>
+struct Ahead<W, 1> {
+  W raw;
+
+  __device__ __forceinline__ void read(const W* from, bool there) { raw = there ? *from : narrow<W>(0.0f); }
+  __device__ __forceinline__ Floats<1> widened() const { return {widen(raw)}; }
+};
+
+// R rows at a time, weights of type W, V elements an access.
+template <class F, class W, int R, int V>
 __global__ void __launch_bounds__(kVectorThreads) vector_rows(const __grid_constant__ LinearArgs p) {
+  constexpr int kFeatures = kVectorFeatures<R>;
+  constexpr int kAhead = 4 / kFeatures;  // accesses to each feature's weights that are under way at once
   const int lane = threadIdx.x % 32;
   const int64_t warps = gridDim.x * int64_t{blockDim.x / 32};
-  const float* x[R];
+  for (int64_t first = (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) / 32 * kFeatures; first < p.features;
+       first += warps * kFeatures) {
+    const W* weight[kFeatures];
 #pragma unroll
-  for (int r = 0; r < R; r++) x[r] = p.x + (r < p.rows ? r : 0) * p.x_stride;
-  for (int64_t feature = (blockIdx.x * int64_t{blockDim.x} + threadIdx.x) / 32; feature < p.features;
-       feature += warps) {
-    const float* const weight = p.weight + feature * p.weight_stride;
-    float sums[R] = {};
-#pragma unroll 4
-    for (int64_t i = lane * V; i < p.in; i += 32 * V) {
-      const Floats<V> w = load<V>(weight + i);
+    for (int f = 0; f < kFeatures; f++)
+      weight[f] = static_cast<const W*>(p.weight) + min(first + f, p.features - 1) * p.weight_stride;
+    float sums[kFeatures][R] = {};
+    for (int64_t begin = lane * V; begin < p.in; begin += 32 * V * kAhead) {
+      Ahead<W, V> w[kAhead][kFeatures];
 #pragma unroll
-      for (int r = 0; r < R; r++) {
-        const Floats<V> f = load<V>(x[r] + i);
+      for (int a = 0; a < kAhead; a++)
 #pragma unroll
-        for (int j = 0; j < V; j++) sums[r] = fmaf(w.v[j], f.v[j], sums[r]);
+        for (int f = 0; f < kFeatures; f++) w[a][f].read(weight[f] + begin + a * 32 * V, begin + a * 32 * V < p.in);
+#pragma unroll
+      for (int a = 0; a < kAhead; a++) {
+        const int64_t i = begin + a * 32 * V;
+        if (i >= p.in) break;
+        Floats<V> v[kFeatures];
+#pragma unroll
+        for (int f = 0; f < kFeatures; f++) v[f] = w[a][f].widened();
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+          const Floats<V> x = F::template read<V>(p.x, p.x_dtype, (r < p.rows ? r : 0) * p.x_stride + i);
+#pragma unroll
+          for (int f = 0; f < kFeatures; f++)
+#pragma unroll
+            for (int j = 0; j < V; j++) sums[f][r] = fmaf(v[f].v[j], x.v[j], sums[f][r]);
+        }
       }
     }
 #pragma unroll
-    for (int r = 0; r < R; r++) {
-      const float sum = warp_reduce(sums[r], Sum());
-      if (lane == 0 && r < p.rows) p.finish(r, feature, sum);
-    }
+    for (int f = 0; f < kFeatures; f++)
+#pragma unroll
+      for (int r = 0; r < R; r++) {
+        const float sum = warp_reduce(sums[f][r], Sum());
+        if (lane == 0 && r < p.rows && first + f < p.features) F::finish(p, r, first + f, sum);
+      }
   }
 }
 

@@ -2,10 +2,10 @@
 // float32.
 //
 // A block makes a tile of BM rows by BN features, each warp WM by WN of it. The next 32 elements of `in` of both
-// operands are copied into a ring of four stages in shared memory while earlier ones are multiplied. A stage's row is 64
-// bytes, four chunks of 16; chunk c of row r lies at place c ^ (r / 2 % 4), so that neither the copies nor the loads of
-// matrices meet in a bank. Where rows do not begin on 16 bytes, the copies are of 4 bytes or single elements. The sums
-// leave by way of shared memory, in whole rows. Where there are fewer tiles than multiprocessors, `in` is cut into
+// operands are copied into a ring of four stages in shared memory while earlier ones are multiplied. A stage's row is
+// 64 bytes, four chunks of 16; chunk c of row r lies at place c ^ (r / 2 % 4), so that neither the copies nor the loads
+// of matrices meet in a bank. Where rows do not begin on 16 bytes, the copies are of 4 bytes or single elements. The
+// sums leave by way of shared memory, in whole rows. Where there are fewer tiles than multiprocessors, `in` is cut into
 // parts whose sums go to scratch memory, and a second kernel adds them in order.
 //
 // Floor: 2 rows · features · in operations on the tensor cores, or the operands' bytes.
@@ -130,17 +130,6 @@ __global__ void __launch_bounds__(BM / WM * (BN / WN) * 32)
       __syncwarp();
     }
     __syncthreads();  // before the next tile's copies
-  }
-}
-
-// What the parts of a cut `in` gave, added up in order.
-template <class T>
-__global__ void __launch_bounds__(256) add_parts(const __grid_constant__ LinearArgs p) {
-  const int64_t count = p.rows * p.features;
-  for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < count; i += gridDim.x * int64_t{blockDim.x}) {
-    float sum = 0;
-    for (int s = 0; s < p.splits; s++) sum += p.partial[s * count + i];
-    p.finish<T>(i / p.features, i % p.features, sum);
   }
 }
 
