@@ -72,6 +72,24 @@ export interface Native {
     stateIndices: Optional,
     dtSoftplus: boolean,
   ): Handle
+  ssdChunkScan(
+    x: Handle,
+    dt: Handle,
+    A: Handle,
+    B: Handle,
+    C: Handle,
+    D: Optional,
+    z: Optional,
+    dtBias: Optional,
+    initialStates: Optional,
+    seqIdx: Optional,
+    dtSoftplus: boolean,
+    dtMin: number,
+    dtMax: number,
+    chunkSize: number,
+    mode: number,
+    returnFinalStates: boolean,
+  ): Handle | [Handle, Handle]
   causalConv1d(
     x: Handle,
     weight: Handle,

@@ -11,6 +11,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   define_tensors(exports);
   define<selective_scan>(exports, "selectiveScan");
   define<selective_state_update>(exports, "selectiveStateUpdate");
+  define<ssd_chunk_scan>(exports, "ssdChunkScan");
   define<causal_conv1d>(exports, "causalConv1d");
   define<causal_conv1d_update>(exports, "causalConv1dUpdate");
   define<softmax>(exports, "softmax");

@@ -7,6 +7,7 @@
 #include "core/executor.h"
 #include "core/problem/selective_scan.h"
 #include "core/problem/selective_state_update.h"
+#include "core/problem/ssd_chunk_scan.h"
 #include "cpu/context.h"
 #include "cpu/dispatch.h"
 #include "cpu/memory.h"
@@ -21,6 +22,7 @@ namespace {
 constexpr double kInlineWork = 32768;
 static_assert(sizeof(SelectiveScan) <= Executor::kLargestPayload, "the largest problems fit an item");
 static_assert(sizeof(SelectiveStateUpdate) <= Executor::kLargestPayload);
+static_assert(sizeof(SsdChunkScan) <= Executor::kLargestPayload);
 
 struct Block {
   void* memory;

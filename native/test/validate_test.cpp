@@ -13,6 +13,7 @@
 #include "core/problem/rows.h"
 #include "core/problem/selective_scan.h"
 #include "core/problem/selective_state_update.h"
+#include "core/problem/ssd_chunk_scan.h"
 #include "test/test.h"
 
 namespace seqmix::test {
@@ -184,6 +185,53 @@ TEST(validate_selective_state_update) {
   slots.state_indices = View();
   slots.state = floats({3, 6, 4});
   expect_refused([&] { slots.validate(); }, "state", Code::shape, "slots without stateIndices");
+}
+
+SsdChunkScan ssd() {
+  SsdChunkScan p;
+  p.x = p.z = floats({2, 5, 6, 3});
+  p.dt = floats({2, 5, 6});
+  p.A = p.dt_bias = floats({6});
+  p.B = p.C = floats({2, 5, 2, 7});
+  p.D = floats({6, 3});
+  p.initial_states = floats({2, 6, 3, 7});
+  p.seq_idx = ints({2, 5});
+  p.return_final_states = true;
+  return p;
+}
+
+TEST(validate_ssd_chunk_scan) {
+  using P = SsdChunkScan;
+  check_operands<P>("ssdChunkScan", ssd,
+                    {{"x", &P::x},
+                     {"dt", &P::dt},
+                     {"A", &P::A},
+                     {"B", &P::B},
+                     {"C", &P::C},
+                     {"D", &P::D},
+                     {"z", &P::z},
+                     {"dtBias", &P::dt_bias},
+                     {"initialStates", &P::initial_states},
+                     {"seqIdx", &P::seq_idx}});
+  P p = ssd();
+  p.D = floats({6});
+  p.validate();
+  EXPECT(same_shape(p.out, p.x) && p.final_states.rank == 4 && p.D.rank == 2 && p.D.stride[1] == 0, "outputs, D");
+  for (View* v : {&p.x, &p.z, &p.B, &p.C}) v->dtype = DType::bfloat16;
+  p.D = floats({6});
+  p.validate();  // dt stays float32 beside 16-bit activations
+  EXPECT(p.out.dtype == DType::bfloat16 && p.final_states.dtype == DType::float32, "dtypes of the outputs");
+  P groups = ssd();
+  groups.B = groups.C = floats({2, 5, 4, 7});
+  expect_refused([&] { groups.validate(); }, "B", Code::shape, "groups that do not divide h");
+  for (const int64_t size : {-1, 1, 15, 257}) {
+    P chunks = ssd();
+    chunks.chunk_size = size;
+    expect_refused([&] { chunks.validate(); }, "chunkSize", Code::option_range, "chunks of " + std::to_string(size));
+  }
+  P limits = ssd();
+  limits.dt_min = 2;
+  expect_refused([&] { limits.validate(); }, "dtLimit", Code::option_range, "limits the wrong way around");
 }
 
 CausalConv1d conv() {

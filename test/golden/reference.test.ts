@@ -1,6 +1,7 @@
 import { describe, expect, test } from 'vitest'
 import { causalConv1d } from '../reference/causal_conv1d.js'
 import { selectiveScan } from '../reference/selective_scan.js'
+import { ssdChunked, ssdQuadratic, ssdRecurrent, type SsdInputs } from '../reference/ssd_chunk_scan.js'
 import { expectClose } from '../support/close.js'
 import { loadGolden } from '../support/golden.js'
 
@@ -19,6 +20,21 @@ describe('the references against golden data', () => {
     })
     expectClose(out, outputs['out']!, stored)
     expectClose(lastState, outputs['last_state']!, stored)
+  })
+
+  test.each(loadGolden('ssd'))('ssd, in its three forms: $name', ({ inputs, outputs, options }) => {
+    const x: SsdInputs = {
+      ...(inputs as unknown as SsdInputs),
+      dtBias: inputs['dt_bias'],
+      dtSoftplus: options['dt_softplus'] as boolean,
+      dtLimit: options['dt_limit'] as [number, number] | null,
+      initialStates: inputs['initial_states'],
+      seqIdx: inputs['seq_idx'],
+    }
+    for (const { out, finalStates } of [ssdRecurrent(x), ssdQuadratic(x), ssdChunked(x, 16), ssdChunked(x, 57)]) {
+      expectClose(out, outputs['out']!, stored)
+      expectClose(finalStates, outputs['final_states']!, stored)
+    }
   })
 
   test.each(loadGolden('causal_conv1d'))('causal conv1d: $name', ({ inputs, outputs, options }) => {

@@ -252,6 +252,22 @@ export const calls: Record<string, Call> = {
       returnLastState: true,
     }),
   },
+  ssdChunkScan: {
+    run: seqmix.ssdChunkScan,
+    args: () => [f32(2, 5, 4, 3), f32(2, 5, 4), f32(4), f32(2, 5, 2, 6), f32(2, 5, 2, 6)],
+    options: () => ({
+      chunkSize: 32,
+      D: f32(4, 3),
+      z: f32(2, 5, 4, 3),
+      dtBias: f32(4),
+      dtSoftplus: true,
+      dtLimit: [0.001, 0.1],
+      initialStates: f32(2, 4, 3, 6),
+      seqIdx: zeros([2, 5], { dtype: 'int32' }),
+      returnFinalStates: true,
+      mode: 'chunked',
+    }),
+  },
   selectiveStateUpdate: {
     run: seqmix.selectiveStateUpdate,
     args: () => [f32(3, 4, 5), f32(2, 4), f32(2, 4), f32(4, 5), f32(2, 5), f32(2, 2, 5)],

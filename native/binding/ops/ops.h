@@ -6,6 +6,7 @@ namespace seqmix::binding {
 
 Napi::Value selective_scan(const Napi::CallbackInfo& info);
 Napi::Value selective_state_update(const Napi::CallbackInfo& info);
+Napi::Value ssd_chunk_scan(const Napi::CallbackInfo& info);
 Napi::Value causal_conv1d(const Napi::CallbackInfo& info);
 Napi::Value causal_conv1d_update(const Napi::CallbackInfo& info);
 Napi::Value softmax(const Napi::CallbackInfo& info);

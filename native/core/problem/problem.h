@@ -29,6 +29,7 @@ enum class Op : uint32_t {
   causal_conv1d_update,
   selective_scan,
   selective_state_update,
+  ssd_chunk_scan,
   count
 };
 constexpr int kOps = static_cast<int>(Op::count);

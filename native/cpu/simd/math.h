@@ -5,19 +5,23 @@ SEQMIX_VERB int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 SEQMIX_VERB int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 SEQMIX_VERB int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// e^x: 1 + r + r² q(r) on |r| <= ln2/2 (relative error 3e-9), times 2^k. 0 below -104, infinity above 88.73, subnormals
-// on the way, NaN stays.
-SEQMIX_VERB vf exp(vf x) {
-  x = max(set1(-110.0f), min(set1(89.5f), x));
-  const vf k = round(x * set1(1.44269504f));
-  vf r = fnma(k, set1(0.693359375f), x);  // ln2 in two parts, the first exact in a product with k
-  r = fnma(k, set1(-2.12194440e-4f), r);
+// e^r - 1 for |r| <= ln2/2: r + r² q(r) (relative error 3e-9).
+SEQMIX_VERB vf expm1_near(vf r) {
   vf q = set1(1.3814613210e-3f);
   q = fma(q, r, set1(8.3687099109e-3f));
   q = fma(q, r, set1(4.1668387369e-2f));
   q = fma(q, r, set1(1.6666520689e-1f));
   q = fma(q, r, set1(4.9999993452e-1f));
-  return scale(fma(q * r, r, r) + set1(1.0f), k);
+  return fma(q * r, r, r);
+}
+
+// e^x, as e^r 2^k. 0 below -104, infinity above 88.73, subnormals on the way, NaN stays.
+SEQMIX_VERB vf exp(vf x) {
+  x = max(set1(-110.0f), min(set1(89.5f), x));
+  const vf k = round(x * set1(1.44269504f));
+  vf r = fnma(k, set1(0.693359375f), x);  // ln2 in two parts, the first exact in a product with k
+  r = fnma(k, set1(-2.12194440e-4f), r);
+  return scale(expm1_near(r) + set1(1.0f), k);
 }
 
 // log(1 + e) for 0 <= e <= 1, without loss for small e: 2 atanh(s), s = e / (2 + e), by its series in s² up to 1/9

@@ -15,6 +15,9 @@
 #include "cpu/kernels/tile.h"
 #include "cpu/kernels/selective_scan.h"
 #include "cpu/kernels/selective_state_update.h"
+#include "cpu/kernels/ssd.h"
+#include "cpu/kernels/ssd_recurrent.h"
+#include "cpu/kernels/ssd_chunk_scan.h"
 #include "cpu/kernels/ceilings.h"
 // clang-format on
 
@@ -37,6 +40,7 @@ static const Target target = {
         causal_conv1d_update_kernel,
         selective_scan_kernel,
         selective_state_update_kernel,
+        ssd_chunk_scan_kernel,
     },
     fma_loop,
     read_loop,

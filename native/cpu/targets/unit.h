@@ -9,6 +9,7 @@
 #include "core/problem/rows.h"
 #include "core/problem/selective_scan.h"
 #include "core/problem/selective_state_update.h"
+#include "core/problem/ssd_chunk_scan.h"
 #include "core/sample_math.h"
 
 #define SEQMIX_VERB inline __attribute__((always_inline))
