@@ -75,7 +75,9 @@ void Reader::read(cudaStream_t stream, void* to, const void* from, int64_t bytes
                   const char* after) {
   const cudaEvent_t event = new_event();
   const cudaError_t recorded = cudaEventRecord(event, stream);
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
+  // Whoever asks for more than can be read waits here, and those who fill the queue behind it wait with it.
+  room_.wait(lock, [&] { return closed_ || items_.size() < kMostWaiting; });
   if (recorded != cudaSuccess) {
     events_.push_back(event);
     check(device_, recorded, after);
@@ -96,6 +98,7 @@ void Reader::work() {
     if (closed_) return;
     const Item item = items_.front();
     items_.pop_front();
+    room_.notify_one();
     lock.unlock();
     finish(item);
     lock.lock();
@@ -140,6 +143,7 @@ void Reader::close() {
     for (const Item& item : items_) events_.push_back(item.ready);
     items_.clear();
     news_.notify_all();
+    room_.notify_all();
   }
   if (thread_.joinable()) thread_.join();
 }

@@ -56,6 +56,9 @@ class Reader {
   void close();  // no Done from here on
 
  private:
+  // Reads that have been asked for and not made: beyond it, read() waits. Each holds its result's memory on the host.
+  static constexpr size_t kMostWaiting = 128;
+
   struct Item {
     cudaEvent_t ready;
     void* to;
@@ -73,7 +76,7 @@ class Reader {
   int device_;
   cudaStream_t stream_ = nullptr;  // of the copies
   std::mutex mutex_;
-  std::condition_variable news_;
+  std::condition_variable news_, room_;
   std::deque<Item> items_;
   std::vector<cudaEvent_t> events_;  // free ones
   bool closed_ = false;
