@@ -18,14 +18,17 @@ export function nearest(word: string, known: readonly string[]): string | undefi
   const plain = (s: string): string => s.toLowerCase().replace(/[-_]/g, '')
   let best: string | undefined
   let least = Math.max(2, word.length / 2)
+  let leastEdits = 0
   for (const k of known) {
     const [a, b] = [plain(word), plain(k)]
     // A shortened or lengthened word is near, however many letters that is: epsilon for eps.
     const same = Math.min(a.length, b.length) > 2 && (a.startsWith(b) || b.startsWith(a))
-    const d = same ? Math.min(1, distance(a, b)) : distance(a, b)
-    if (d < least) {
+    const edits = distance(a, b)
+    const d = same ? Math.min(1, edits) : edits
+    if (d < least || (d === least && edits < leastEdits)) {
       best = k
       least = d
+      leastEdits = edits
     }
   }
   return best

@@ -215,14 +215,18 @@ export const calls: Record<string, Call> = {
   rmsNorm: {
     run: seqmix.rmsNorm,
     args: () => [f32(2, 3), f32(3)],
-    options: () => ({ eps: 1e-6, residual: f32(2, 3) }),
+    options: () => ({ eps: 1e-6, residual: f32(2, 3), residualInFp32: true }),
   },
   linear: {
     run: seqmix.linear,
     args: () => [f32(2, 3), f32(4, 3)],
     options: () => ({ bias: f32(4), activation: 'silu', residual: f32(2, 4) }),
   },
-  embedding: { run: seqmix.embedding, args: () => [i32([0, 1, 1]), f32(2, 3)] },
+  embedding: {
+    run: seqmix.embedding,
+    args: () => [i32([0, 1, 1]), f32(2, 3)],
+    options: () => ({ dtype: 'bfloat16' }),
+  },
   causalConv1d: {
     run: seqmix.causalConv1d,
     args: () => [f32(2, 3, 5), f32(3, 4)],
