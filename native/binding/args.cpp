@@ -21,6 +21,7 @@ bool takes_16_bits(bool cuda, Op op) {
       case Op::embedding:
       case Op::linear:
       case Op::rms_norm:
+      case Op::selective_scan:
         return true;
       default:
         return false;

@@ -1,4 +1,5 @@
-// The fast exponential and the tensor cores' warp-wide product. One instruction, one function.
+// The fast exponential, logarithm and reciprocal, and the tensor cores' warp-wide product. One instruction, one
+// function.
 #pragma once
 #include <cstdint>
 
@@ -7,6 +8,17 @@ namespace seqmix::cuda::ptx {
 __device__ __forceinline__ float ex2(float x) {
   float r;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+
+__device__ __forceinline__ float lg2(float x) {
+  float r;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+  return r;
+}
+__device__ __forceinline__ float rcp(float x) {
+  float r;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
   return r;
 }
 

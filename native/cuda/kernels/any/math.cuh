@@ -2,7 +2,9 @@
 #pragma once
 #include <cstdint>
 
+#include "cuda/kernels/any/dtype.cuh"
 #include "cuda/ptx/float.cuh"
+#include "cuda/ptx/math.cuh"
 
 namespace seqmix::cuda {
 
@@ -37,5 +39,45 @@ __device__ __forceinline__ Decay decay(float delta, float a_log2e) {
   q = fmaf(q, f, 0x1.62e42ap-1f);
   return {__uint_as_float(__float_as_uint(shifted) << 23), q * f};
 }
+
+// The same, cheaper, in the form that T's tolerance allows: fast_decay<T>(delta, a).apply(state, input).
+
+// For 16 bits one number is enough: ex2.approx is exact at 0 and within 2^-23 elsewhere, so that a state whose decay is
+// within 2^-13 of 1 may settle 2^-10 off.
+struct ShortDecay {
+  float scale;
+
+  __device__ __forceinline__ float apply(float state, float input) const { return fmaf(scale, state, input); }
+};
+
+// For float32 the special-function unit does 2^(k/8), which is exact where it matters, at 0, and a cubic the rest:
+// |f| ≤ 1/16, relative error of 2^f - 1 below 1e-6. Infinite above 2^127, 0 below 2^-126, NaN stays NaN.
+__device__ __forceinline__ Decay eighths_decay(float delta, float a_log2e) {
+  const float x = ptx::max_nan(delta * a_log2e, -127.0f);
+  const float magic = 1572864.0f;  // 1.5 · 2^20: the sum is a multiple of 1/8
+  const float k = __fsub_rn(__fadd_rn(x, magic), magic), f = __fsub_rn(x, k);
+  // ln 2, ln² 2 / 2 with three quarters of f's fourth power's share, ln³ 2 / 6
+  return {ptx::ex2(k), f * fmaf(f, fmaf(f, 0.0555041087f, 0.240254685f), 0.693147181f)};
+}
+
+template <class T>
+__device__ __forceinline__ auto fast_decay(float delta, float a_log2e) {
+  if constexpr (sizeof(T) == sizeof(float))
+    return eighths_decay(delta, a_log2e);
+  else
+    return ShortDecay{ptx::ex2(delta * a_log2e)};
+}
+
+// softplus and silu to a few units of 2^-22, for what is rounded to T afterwards.
+template <class T>
+__device__ __forceinline__ float fast_softplus(float x) {
+  if constexpr (sizeof(T) == sizeof(float)) return softplus(x);
+  constexpr float kLn2 = 0.693147181f;
+  const float e = ptx::ex2(x * kLog2E);
+  const float series = e * fmaf(e, fmaf(e, fmaf(e, -0.25f, 0.333333333f), -0.5f), 1.0f);  // of log(1 + e)
+  const float y = e < 0.0625f ? series : ptx::lg2(1.0f + e) * kLn2;
+  return x > 20.0f ? x : y;
+}
+__device__ __forceinline__ float fast_silu(float x) { return x * ptx::rcp(1.0f + ptx::ex2(x * -kLog2E)); }
 
 }  // namespace seqmix::cuda

@@ -1,9 +1,10 @@
 // h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t, y_t = C_t·h_t + D u_t, out = y silu(z): for each channel of each row of the
-// batch, one token after the other.
+// batch, one token after the other. The general form, for any number of states and for B and C that are constant in
+// time (selective_scan_pipeline.cuh has the one that most models need).
 //
 // A block of 128 threads takes 128/S channels of one row of the batch, all of one group of B and of C. S neighbouring
 // lanes share a channel and keep R of its states each, in registers, with A beside them (multiplied by log2 e). Time
-// goes in tiles of T tokens. Of each tile the block lays down in shared memory
+// goes in tiles of T tokens. Of each tile the block lays down in shared memory, in float32,
 //   delta (bias and softplus done), u, z: [T][channels + 1]: read along whichever of tokens and channels is dense in
 //     global memory, and walked along tokens; the padding keeps either way free of most bank conflicts
 //   B, C: [T][S R + 4], shared by the block's channels, or [channels][S R + 4] where they are constant in time
@@ -12,46 +13,17 @@
 // dimension. States past n have A = B = C = 0; tokens past L have Δ = 0, which leaves the state alone.
 //
 // S is 1 where there are enough channels to fill the chip, up to 8 where there are few. More than 128 states are done
-// 128 at a time, by one launch each, that add up their y in out.
+// 128 at a time, by one launch each, that add up their y in float32.
 //
-// Floor: 16 bytes an element with a gate, 12 without (B and C come from L2 for all but the first block), and 14 issue
-// slots a state (the exponential is 11 of them), 30 an element besides: 128 a clock and multiprocessor.
+// Floor: sizeof(X) (4 bytes with a gate, 3 without) an element (B and C come from L2 for all but the first block), and
+// 14 issue slots a state (the exponential is 11 of them), 30 an element besides: 128 a clock and multiprocessor.
 #pragma once
 #include "cuda/kernels/any/math.cuh"
 #include "cuda/kernels/any/reduce.cuh"
+#include "cuda/kernels/any/selective_scan_args.cuh"
 #include "cuda/kernels/any/vector.cuh"
 
 namespace seqmix::cuda {
-
-// One of u, delta, z, out: (b, d, L).
-struct ScanTile {
-  float* data;  // may be null: absent
-  int64_t b, d, t;
-  bool by_token;  // tokens lie side by side, not channels
-};
-// B or C: (b, groups, n, L), or (d, n).
-struct ScanMatrix {
-  const float* data;
-  int64_t b, g, n, t, d;  // strides; d where constant
-  bool constant;
-  bool by_token;
-  int64_t group_size;  // channels in a group
-};
-
-struct ScanArgs {
-  ScanTile u, delta, z, out;
-  ScanMatrix B, C;
-  const float *A, *D, *bias, *initial;  // D, bias and initial may be null
-  const int32_t* seq;                   // may be null
-  float* last;                          // may be null
-  int64_t batch, d, n, L;
-  int64_t A_d, A_n, D_d, bias_d, initial_b, initial_d, initial_n, seq_b, seq_t, last_b, last_d, last_n;
-  int64_t unit;   // channels that share their groups: blocks do not reach across its multiples
-  int64_t state;  // the first state of this launch
-  bool softplus;
-  bool adds;      // y continues what out holds
-  bool finishes;  // D u and the gate are for this launch
-};
 
 constexpr int kScanThreads = 128;
 
@@ -63,9 +35,9 @@ struct ScanShape {
   static constexpr int by_channels = 2048 / channels, by_states = 2048 / states;
   static constexpr int tokens = by_channels < by_states ? by_channels : by_states;
   static constexpr int per_thread = tokens * channels / kScanThreads;
-  static constexpr int vector = R < 4 ? R : 4;  // states a lane reads at a time
-  static constexpr int step = R < 16 ? 4 : 2;   // tokens a lane has in hand: enough independent work either way
-  static constexpr int blocks = S >= 4 && R >= 8 ? 3 : 4;  // a multiprocessor: what leaves the registers they need
+  static constexpr int vector = R < 4 ? R : 4;   // states a lane reads at a time
+  static constexpr int step = R < 16 ? 4 : 2;    // tokens a lane has in hand: enough independent work either way
+  static constexpr int blocks = S == 8 ? 3 : 4;  // a multiprocessor: what leaves the registers they need
 };
 
 template <int S, int R>
@@ -92,12 +64,12 @@ struct Share {
 };
 
 // Eight elements (or all, if fewer) are asked for before the first is used. What lies outside the tile is 0.
-template <class Shape, class F>
+template <class X, class Shape, class F>
 __device__ __forceinline__ void read_tile(const ScanTile& x, int64_t b, int64_t c0, int64_t c1, int64_t t0, int64_t t1,
                                           float* tile, F f) {
   constexpr int kBatch = Shape::per_thread < 8 ? Shape::per_thread : 8;
   const Share<Shape> share(x.by_token);
-  const float* from = x.data + b * x.b + (c0 + share.c) * x.d + (t0 + share.t) * x.t;
+  const X* from = static_cast<const X*>(x.data) + b * x.b + (c0 + share.c) * x.d + (t0 + share.t) * x.t;
   const int64_t step = share.c_step * x.d + share.t_step * x.t;
   const int channels = static_cast<int>(c1 - c0), tokens = static_cast<int>(min(int64_t{Shape::tokens}, t1 - t0));
   int t = share.t, c = share.c;
@@ -106,7 +78,7 @@ __device__ __forceinline__ void read_tile(const ScanTile& x, int64_t b, int64_t 
     float v[kBatch];
 #pragma unroll
     for (int j = 0; j < kBatch; j++)
-      v[j] = c + j * share.c_step < channels && t + j * share.t_step < tokens ? from[j * step] : 0.0f;
+      v[j] = c + j * share.c_step < channels && t + j * share.t_step < tokens ? widen(from[j * step]) : 0.0f;
 #pragma unroll
     for (int j = 0; j < kBatch; j++) {
       const int to_t = t + j * share.t_step, to_c = c + j * share.c_step;
@@ -118,20 +90,27 @@ __device__ __forceinline__ void read_tile(const ScanTile& x, int64_t b, int64_t 
   }
 }
 
-// T tokens of B or C, or, where constant, the block's channels.
-template <class Shape>
-__device__ __forceinline__ void read_matrix(const ScanMatrix& m, const ScanArgs& p, int64_t b, int64_t c0, int64_t c1,
-                                            int64_t t0, float* lines) {
-  const int count = m.constant ? Shape::channels : Shape::tokens;
-  const int64_t first = m.constant ? c0 : t0, end = m.constant ? c1 : p.L;
-  const int64_t step = m.constant ? m.d : m.t;
-  const float* const from = m.data + (m.constant ? 0 : b * m.b + c0 / m.group_size * m.g);
+// T tokens of B or C, or, where constant, the block's channels: `at` reads an element.
+template <class Shape, class F>
+__device__ __forceinline__ void read_lines(const ScanMatrix& m, const ScanArgs& p, int count, int64_t there,
+                                           int64_t step, float* lines, F at) {
   for (int i = threadIdx.x; i < count * Shape::states; i += kScanThreads) {
     const int line = m.by_token ? i % count : i / Shape::states, s = m.by_token ? i / count : i % Shape::states;
     const int64_t state = p.state + s;
-    lines[line * Shape::line + s] =
-        first + line < end && state < p.n ? from[(first + line) * step + state * m.n] : 0.0f;
+    lines[line * Shape::line + s] = line < there && state < p.n ? at(line * step + state * m.n) : 0.0f;
   }
+}
+template <class X, class Shape>
+__device__ __forceinline__ void read_tokens(const ScanMatrix& m, const ScanArgs& p, int64_t b, int64_t c0, int64_t t0,
+                                            float* lines) {
+  const X* const from = static_cast<const X*>(m.data) + b * m.b + c0 / m.group_size * m.g + t0 * m.t;
+  read_lines<Shape>(m, p, Shape::tokens, p.L - t0, m.t, lines, [&](int64_t i) { return widen(from[i]); });
+}
+template <class Shape>
+__device__ __forceinline__ void read_channels(const ScanMatrix& m, const ScanArgs& p, int64_t c0, int64_t c1,
+                                              float* lines) {
+  read_lines<Shape>(m, p, Shape::channels, c1 - c0, m.d, lines,
+                    [&](int64_t i) { return float_at(m.data, m.dtype, c0 * m.d + i); });
 }
 
 // Which of its channel's states a lane's element r is: vectors of neighbouring lanes lie side by side.
@@ -141,7 +120,7 @@ __device__ __forceinline__ int state_of(int lane, int r) {
   return r / V * (S * V) + lane * V + r % V;
 }
 
-template <int S, int R>
+template <class X, int S, int R>
 __global__ void __launch_bounds__(kScanThreads, ScanShape<S, R>::blocks)
     selective_scan(const __grid_constant__ ScanArgs p) {
   using Shape = ScanShape<S, R>;
@@ -169,31 +148,33 @@ __global__ void __launch_bounds__(kScanThreads, ScanShape<S, R>::blocks)
 
     __syncthreads();  // the task before may still be read
     for (int i = threadIdx.x; i < kChannels; i += kScanThreads) {
-      Ds[i] = p.D && c0 + i < c1 ? p.D[(c0 + i) * p.D_d] : 0.0f;
-      biases[i] = p.bias && c0 + i < c1 ? p.bias[(c0 + i) * p.bias_d] : 0.0f;
+      Ds[i] = p.D.data && c0 + i < c1 ? p.D.at(c0 + i) : 0.0f;
+      biases[i] = p.bias.data && c0 + i < c1 ? p.bias.at(c0 + i) : 0.0f;
     }
-    if (p.B.constant) read_matrix<Shape>(p.B, p, b, c0, c1, 0, Bs);
-    if (p.C.constant) read_matrix<Shape>(p.C, p, b, c0, c1, 0, Cs);
+    if (p.B.constant) read_channels<Shape>(p.B, p, c0, c1, Bs);
+    if (p.C.constant) read_channels<Shape>(p.C, p, c0, c1, Cs);
     float h[R], A[R];
 #pragma unroll
     for (int r = 0; r < R; r++) {
       const int64_t state = p.state + state_of<S, R>(lane, r);
       const bool in = c < c1 && state < p.n;
-      A[r] = in ? p.A[c * p.A_d + state * p.A_n] * kLog2E : 0.0f;
-      h[r] = in && p.initial ? p.initial[b * p.initial_b + c * p.initial_d + state * p.initial_n] : 0.0f;
+      A[r] = in ? float_at(p.A, p.A_dtype, c * p.A_d + state * p.A_n) * kLog2E : 0.0f;
+      h[r] = 0;
+      if (in && p.initial)
+        h[r] = float_at(p.initial, p.initial_dtype, b * p.initial_b + c * p.initial_d + state * p.initial_n);
     }
 
     for (int64_t t0 = 0; t0 < p.L; t0 += T) {
       __syncthreads();  // the tile before may still be read
       const auto as_is = [](float v, int) { return v; };
-      read_tile<Shape>(p.u, b, c0, c1, t0, p.L, us, as_is);
-      if (p.z.data && p.finishes) read_tile<Shape>(p.z, b, c0, c1, t0, p.L, zs, as_is);
-      read_tile<Shape>(p.delta, b, c0, c1, t0, p.L, ds, [&](float v, int k) {
+      read_tile<X, Shape>(p.u, b, c0, c1, t0, p.L, us, as_is);
+      if (p.z.data && p.finishes) read_tile<X, Shape>(p.z, b, c0, c1, t0, p.L, zs, as_is);
+      read_tile<X, Shape>(p.delta, b, c0, c1, t0, p.L, ds, [&](float v, int k) {
         v += biases[k];
         return p.softplus ? softplus(v) : v;
       });
-      if (!p.B.constant) read_matrix<Shape>(p.B, p, b, c0, c1, t0, Bs);
-      if (!p.C.constant) read_matrix<Shape>(p.C, p, b, c0, c1, t0, Cs);
+      if (!p.B.constant) read_tokens<X, Shape>(p.B, p, b, c0, t0, Bs);
+      if (!p.C.constant) read_tokens<X, Shape>(p.C, p, b, c0, t0, Cs);
       if (p.seq)
         for (int t = threadIdx.x; t < T; t += kScanThreads) {
           const int32_t* const at = p.seq + b * p.seq_b + (t0 + t) * p.seq_t;
@@ -237,20 +218,23 @@ __global__ void __launch_bounds__(kScanThreads, ScanShape<S, R>::blocks)
       __syncthreads();
 
       const Share<Shape> share(p.out.by_token);
-      float* out = p.out.data + b * p.out.b + (c0 + share.c) * p.out.d + (t0 + share.t) * p.out.t;
+      X* const out = static_cast<X*>(p.out.data);
+      int64_t to = b * p.out.b + (c0 + share.c) * p.out.d + (t0 + share.t) * p.out.t;
       const int64_t out_step = share.c_step * p.out.d + share.t_step * p.out.t;
 #pragma unroll 4
-      for (int i = 0; i < Shape::per_thread; i++, out += out_step) {
+      for (int i = 0; i < Shape::per_thread; i++, to += out_step) {
         const int t = share.t + i * share.t_step, k = share.c + i * share.c_step;
         if (c0 + k >= c1 || t0 + t >= p.L) continue;
         const int at = t * kPitch + k;
         float y = ds[at];
-        if (p.adds) y += *out;
-        if (p.finishes) {
-          y = fmaf(Ds[k], us[at], y);
-          if (p.z.data) y *= silu(zs[at]);
+        if (p.adds) y += p.sums[to];
+        if (!p.finishes) {
+          p.sums[to] = y;
+          continue;
         }
-        *out = y;
+        y = fmaf(Ds[k], us[at], y);
+        if (p.z.data) y *= silu(zs[at]);
+        out[to] = narrow<X>(y);
       }
     }
 

@@ -1,0 +1,529 @@
+// h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t, y_t = C_t·h_t + D u_t, out = y silu(z), for up to 16 states and B and C that
+// vary in time. A channel's tokens come one after the other, and few channels leave little else to do meanwhile: so
+// some of a block's warps do nothing but walk along tokens, and others do everything else, some tiles ahead and behind.
+//
+// A block takes a number of channels of one row of the batch, all of one group of B and of C. Time goes in tiles of T
+// tokens, in a ring of stages in shared memory:
+//   delta (bias and softplus done), delta u: [channels][T + 4]; y takes delta's place
+//   B, C: [T][lanes][R of B, R of C]
+//   u, z as they came, four at a time, for the thread that brought them
+//   resets: a bit a token where seqIdx changes
+// Producer warps ask for a tile's data a tile ahead, into registers, and lay the tile down; when it has been walked
+// they add D u, gate, and write. Memory is read and written four neighbours at a time, along whichever of tokens and
+// channels is dense. Consumer warps: S neighbouring lanes share a channel and keep R = 16/S of its states each in
+// registers, with A beside them (multiplied by log2 e). U tokens are one step: their exponentials and products with B,
+// which need no state, are made one step ahead of their walk, so that what a token waits for is one fused multiply-add
+// after another. y of U tokens is summed over a lane's states in registers and over the lanes by exchanging halves:
+// each lane ends with U/S tokens. Two barriers a stage: `full` from producers to consumers, `walked` back. States past
+// n have A = B = C = 0; tokens past L have Δ = 0, which leaves the state alone.
+//
+// Floor: sizeof(T) (3 bytes with a gate, 2 + ... without) an element, and 16 exponentials with four more for softplus
+// and silu: 16 a clock and multiprocessor.
+#pragma once
+#include <type_traits>
+
+#include "cuda/kernels/any/math.cuh"
+#include "cuda/kernels/any/reduce.cuh"
+#include "cuda/kernels/any/selective_scan_args.cuh"
+#include "cuda/kernels/any/vector.cuh"
+#include "cuda/ptx/barrier.cuh"
+
+namespace seqmix::cuda {
+
+// S: lanes a channel; T: tokens a tile; U: tokens a step; ahead: whether a step's exponentials are made during the one
+// before (for those that have a scheduler nearly to themselves; else other warps fill the gaps).
+template <int S, int T, int U, bool kAhead, int kConsumers, int kProducers, int kStages, int kBlocks>
+struct PipelineShape {
+  static constexpr int lanes = S, states = kPipelineStates / S, tokens = T, step = U, stages = kStages,
+                       blocks = kBlocks;
+  static constexpr bool ahead = kAhead;
+  static constexpr int consumers = kConsumers * 32, producers = kProducers * 32, threads = consumers + producers;
+  static constexpr int channels = consumers / S;
+  static constexpr int pitch = T + 4;               // of delta and delta u: rows on other banks
+  static constexpr int line = 2 * kPipelineStates;  // of B and C
+  static constexpr int fours = channels * T / 4;    // of u, delta or z in a tile
+  static constexpr int share = fours / producers;   // of a producer
+  static constexpr int matrix_share =
+      (T / 4 + kProducers - 1) / kProducers;  // a warp does four tokens of B and C at once
+  static constexpr int stage_floats = 2 * channels * pitch + T * line;
+  static_assert(U % 4 == 0 && U % S == 0 && T % (2 * U) == 0 && T <= 64 && channels % 4 == 0);
+  static_assert(fours % producers == 0 && producers % (T / 4) == 0 && producers % (channels / 4) == 0);
+
+  template <class X>
+  static constexpr int64_t shared_bytes() {
+    return kStages * (sizeof(float) * stage_floats + 2 * fours * 4 * sizeof(X) + sizeof(uint64_t)) +
+           2 * channels * sizeof(float);
+  }
+};
+
+// Four neighbours as they lie in memory, in words.
+template <class X>
+struct alignas(4 * sizeof(X)) Four {
+  uint32_t word[sizeof(X)];
+};
+template <class X>
+__device__ __forceinline__ Floats<4> widen(const Four<X>& four) {
+  if constexpr (sizeof(X) == sizeof(float)) {
+    return __builtin_bit_cast(Floats<4>, four);
+  } else {
+    const float2 low = unpack<X>(four.word[0]), high = unpack<X>(four.word[1]);
+    return {{low.x, low.y, high.x, high.y}};
+  }
+}
+template <class X>
+__device__ __forceinline__ Four<X> narrow_four(const Floats<4>& f) {
+  if constexpr (sizeof(X) == sizeof(float))
+    return __builtin_bit_cast(Four<X>, f);
+  else
+    return {{pack<X>(f.v[0], f.v[1]), pack<X>(f.v[2], f.v[3])}};
+}
+// `count` of the four are there, the others are 0.
+template <class X>
+__device__ __forceinline__ Four<X> read_four(const X* from, int64_t step, bool whole, int count) {
+  if (whole && count == 4) return *reinterpret_cast<const Four<X>*>(from);
+  using Bits = std::conditional_t<sizeof(X) == sizeof(float), uint32_t, uint16_t>;
+  uint32_t bits[4];
+#pragma unroll
+  for (int j = 0; j < 4; j++) bits[j] = j < count ? reinterpret_cast<const Bits*>(from)[j * step] : 0;
+  if constexpr (sizeof(X) == sizeof(float))
+    return {{bits[0], bits[1], bits[2], bits[3]}};
+  else
+    return {{bits[0] | bits[1] << 16, bits[2] | bits[3] << 16}};
+}
+template <class X>
+__device__ __forceinline__ void write_four(X* to, int64_t step, bool whole, int count, const Four<X>& four) {
+  if (whole && count == 4) {
+    *reinterpret_cast<Four<X>*>(to) = four;
+    return;
+  }
+  using Bits = std::conditional_t<sizeof(X) == sizeof(float), uint32_t, uint16_t>;
+  constexpr int kEach = sizeof(float) / sizeof(X);  // in a word
+#pragma unroll
+  for (int j = 0; j < 4; j++)
+    if (j < count) reinterpret_cast<Bits*>(to)[j * step] = static_cast<Bits>(four.word[j / kEach] >> j % kEach * 16);
+}
+
+// Which channels, and where in shared memory a block's things are.
+template <class X, class Shape>
+struct PipelineBlock {
+  int64_t b, c0;  // the row of the batch, the first channel
+  int channels;   // of its own: the last block of a unit may have fewer
+  int64_t tiles;
+  float* stages;
+  Four<X>* raw;  // [stages][u, z][fours]
+  uint64_t* resets;
+  float *D, *bias;
+
+  __device__ __forceinline__ PipelineBlock(const ScanArgs& p, float* shared) {
+    const int64_t in_unit = (p.unit + Shape::channels - 1) / Shape::channels, units = p.d / p.unit;
+    const int64_t block = blockIdx.x, unit = block / in_unit % units, first = block % in_unit * Shape::channels;
+    b = block / (units * in_unit);
+    c0 = unit * p.unit + first;
+    channels = static_cast<int>(min(int64_t{Shape::channels}, p.unit - first));
+    tiles = (p.L + Shape::tokens - 1) / Shape::tokens;
+    stages = shared;
+    raw = reinterpret_cast<Four<X>*>(stages + Shape::stages * Shape::stage_floats);
+    resets = reinterpret_cast<uint64_t*>(raw + Shape::stages * 2 * Shape::fours);
+    D = reinterpret_cast<float*>(resets + Shape::stages);
+    bias = D + Shape::channels;
+  }
+  __device__ __forceinline__ float* deltas(int stage) const { return stages + stage * Shape::stage_floats; }
+  __device__ __forceinline__ float* inputs(int stage) const { return deltas(stage) + Shape::channels * Shape::pitch; }
+  __device__ __forceinline__ float* matrices(int stage) const { return inputs(stage) + Shape::channels * Shape::pitch; }
+  __device__ __forceinline__ Four<X>* u(int stage) const { return raw + stage * 2 * Shape::fours; }
+  __device__ __forceinline__ Four<X>* z(int stage) const { return u(stage) + Shape::fours; }
+};
+
+// The barriers of a stage. Their numbers are constants in each branch, so that a block takes no more than it uses.
+template <class Shape, class F>
+__device__ __forceinline__ void at_stage(int stage, F f) {
+#pragma unroll
+  for (int i = 0; i < Shape::stages; i++)
+    if (stage == i) f(i);
+}
+template <class Shape>
+__device__ __forceinline__ void wait_full(int stage) {
+  at_stage<Shape>(stage, [](int i) { ptx::barrier_wait(1 + i, Shape::threads); });
+}
+template <class Shape>
+__device__ __forceinline__ void arrive_full(int stage) {
+  at_stage<Shape>(stage, [](int i) { ptx::barrier_arrive(1 + i, Shape::threads); });
+}
+template <class Shape>
+__device__ __forceinline__ void wait_walked(int stage) {
+  at_stage<Shape>(stage, [](int i) { ptx::barrier_wait(1 + Shape::stages + i, Shape::threads); });
+}
+template <class Shape>
+__device__ __forceinline__ void arrive_walked(int stage) {
+  at_stage<Shape>(stage, [](int i) { ptx::barrier_arrive(1 + Shape::stages + i, Shape::threads); });
+}
+
+// Sums y[N] over S lanes; the first N/S elements become this lane's: of each pair of halves of the lanes, the upper
+// keeps the later half. Returns which of the N is its first.
+template <int N, int S>
+__device__ __forceinline__ int sum_lanes(float (&y)[N], int lane) {
+  int first = 0;
+#pragma unroll
+  for (int level = 1; level < S; level *= 2) {
+    const int mask = S / 2 / level, count = N / 2 / level;
+    const bool upper = lane & mask;
+#pragma unroll
+    for (int j = 0; j < N / 2; j++) {
+      if (j >= count) continue;
+      const float other = __shfl_xor_sync(kFullWarp, upper ? y[j] : y[j + count], mask);
+      y[j] = (upper ? y[j + count] : y[j]) + other;
+    }
+    first += upper ? count : 0;
+  }
+  return first;
+}
+
+// The part of a step's work that does not depend on the state.
+template <class X, class Shape>
+struct Step {
+  using Decays = decltype(fast_decay<X>(0.0f, 0.0f));
+  Decays decay[Shape::step][Shape::states];
+  float input[Shape::step][Shape::states], C[Shape::step][Shape::states];
+};
+// What it is made of.
+template <class Shape>
+struct Line {
+  Floats<4> delta[Shape::step / 4], input[Shape::step / 4];
+  float BC[Shape::step][2 * Shape::states];
+};
+
+template <class X, class Shape>
+__device__ __forceinline__ void consume(const ScanArgs& p, const PipelineBlock<X, Shape>& block) {
+  constexpr int S = Shape::lanes, R = Shape::states, T = Shape::tokens, U = Shape::step;
+  const int lane = threadIdx.x % S, channel = threadIdx.x / S;
+  const int64_t c = block.c0 + channel;
+  float A[R], h[R];
+#pragma unroll
+  for (int r = 0; r < R; r++) {
+    const int64_t state = lane * R + r;
+    const bool in = channel < block.channels && state < p.n;
+    A[r] = in ? float_at(p.A, p.A_dtype, c * p.A_d + state * p.A_n) * kLog2E : 0.0f;
+    h[r] = 0;
+    if (in && p.initial)
+      h[r] = float_at(p.initial, p.initial_dtype, block.b * p.initial_b + c * p.initial_d + state * p.initial_n);
+  }
+  ptx::barrier_wait(0, Shape::threads);
+
+  int stage = 0;
+  for (int64_t tile = 0; tile < block.tiles; tile++) {
+    wait_full<Shape>(stage);
+    float* const deltas = block.deltas(stage) + channel * Shape::pitch;
+    const float* const inputs = block.inputs(stage) + channel * Shape::pitch;
+    const float* const matrices = block.matrices(stage) + lane * 2 * R;
+
+    const auto read = [&](Line<Shape>& line, int t) {
+      constexpr int V = R < 4 ? 2 * R : 4;
+#pragma unroll
+      for (int q = 0; q < U / 4; q++) {
+        line.delta[q] = load<4>(deltas + t + q * 4);
+        line.input[q] = load<4>(inputs + t + q * 4);
+      }
+#pragma unroll
+      for (int j = 0; j < U; j++) {
+#pragma unroll
+        for (int i = 0; i < 2 * R; i += V) {
+          const Floats<V> v = load<V>(matrices + (t + j) * Shape::line + i);
+#pragma unroll
+          for (int k = 0; k < V; k++) line.BC[j][i + k] = v.v[k];
+        }
+      }
+    };
+    const auto prepare = [&](Step<X, Shape>& s, const Line<Shape>& line) {
+#pragma unroll
+      for (int j = 0; j < U; j++) {
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+          s.decay[j][r] = fast_decay<X>(line.delta[j / 4].v[j % 4], A[r]);
+          s.input[j][r] = line.input[j / 4].v[j % 4] * line.BC[j][r];
+          s.C[j][r] = line.BC[j][R + r];
+        }
+      }
+    };
+    const auto walk = [&](const Step<X, Shape>& s, float (&y)[U], uint64_t resets) {
+#pragma unroll
+      for (int j = 0; j < U; j++) {
+        if (resets >> j & 1) {
+#pragma unroll
+          for (int r = 0; r < R; r++) h[r] = 0;
+        }
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+          h[r] = s.decay[j][r].apply(h[r], s.input[j][r]);
+          y[j] = r == 0 ? h[r] * s.C[j][r] : fmaf(h[r], s.C[j][r], y[j]);
+        }
+      }
+    };
+    const auto sum = [&](float (&y)[U], int t, bool write) {
+      const int first = t + sum_lanes<U, S>(y, lane);
+      Floats<U / S> mine;
+#pragma unroll
+      for (int j = 0; j < U / S; j++) mine.v[j] = y[j];
+      if (write) *reinterpret_cast<Floats<U / S>*>(deltas + first) = mine;
+    };
+
+    const uint64_t resets = p.seq ? block.resets[stage] : 0;
+    Line<Shape> line;
+    Step<X, Shape> even;
+    float y[U];
+    if (resets || !Shape::ahead) {
+#pragma unroll 1
+      for (int t = 0; t < T; t += U) {
+        read(line, t);
+        prepare(even, line);
+        if (resets)
+          walk(even, y, resets >> t);
+        else
+          walk(even, y, 0);
+        sum(y, t, true);
+      }
+    } else {
+      // The loads of a step come before the stores of the one before it, which they could not overtake.
+      Step<X, Shape> odd;
+      read(line, 0);
+      prepare(even, line);
+#pragma unroll
+      for (int j = 0; j < U; j++) y[j] = 0;
+#pragma unroll 1
+      for (int t = 0; t < T - 2 * U; t += 2 * U) {
+        read(line, t + U);
+        sum(y, t - U, t > 0);
+        walk(even, y, 0);
+        prepare(odd, line);
+        read(line, t + 2 * U);
+        sum(y, t, true);
+        walk(odd, y, 0);
+        prepare(even, line);
+      }
+      read(line, T - U);
+      sum(y, T - 3 * U, T > 2 * U);
+      walk(even, y, 0);
+      prepare(odd, line);
+      sum(y, T - 2 * U, true);
+      walk(odd, y, 0);
+      sum(y, T - U, true);
+    }
+    arrive_walked<Shape>(stage);
+    stage = stage + 1 == Shape::stages ? 0 : stage + 1;
+  }
+
+  if (p.last && channel < block.channels) {
+#pragma unroll
+    for (int r = 0; r < R; r++) {
+      const int64_t state = lane * R + r;
+      if (state < p.n) p.last[block.b * p.last_b + c * p.last_d + state * p.last_n] = h[r];
+    }
+  }
+}
+
+// A producer's fours of u, delta, z and out: a channel and four tokens (by token), or a token and four channels; from
+// the first on, every `step` channels (or tokens).
+template <class X, class Shape, bool kByToken>
+struct Part {
+  int c, t;  // of the first
+  int c_step, t_step;
+
+  __device__ __forceinline__ explicit Part(int me) {
+    constexpr int kAlong = kByToken ? Shape::tokens / 4 : Shape::channels / 4, kStep = Shape::producers / kAlong;
+    c = kByToken ? me / kAlong : me % kAlong * 4;
+    t = kByToken ? me % kAlong * 4 : me / kAlong;
+    c_step = kByToken ? kStep : 0;
+    t_step = kByToken ? 0 : kStep;
+  }
+  // How many of the i-th four are there, in a tile with so many tokens and channels.
+  __device__ __forceinline__ int count(int i, int tokens, int channels) const {
+    const int along = kByToken ? tokens - t : channels - c;
+    const bool in = kByToken ? c + i * c_step < channels : t + i * t_step < tokens;
+    return in ? max(0, min(4, along)) : 0;
+  }
+  // Where the first is; the i-th is i steps on.
+  __device__ __forceinline__ X* first(const ScanTile& x, int64_t b, int64_t c0) const {
+    return static_cast<X*>(x.data) + b * x.b + (c0 + c) * x.d + t * x.t;
+  }
+  __device__ __forceinline__ int64_t step(const ScanTile& x) const { return kByToken ? c_step * x.d : t_step * x.t; }
+  __device__ __forceinline__ int64_t within(const ScanTile& x) const { return kByToken ? x.t : x.d; }
+};
+
+template <class X, class Shape, bool kByToken>
+__device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X, Shape>& block) {
+  constexpr int T = Shape::tokens, kPitch = Shape::pitch, kShare = Shape::share, R = Shape::states;
+  constexpr int kWarps = Shape::producers / 32;
+  const int me = static_cast<int>(threadIdx.x) - Shape::consumers, lane = me % 32, warp = me / 32;
+  const Part<X, Shape, kByToken> part(me);
+  const X* next_u = part.first(p.u, block.b, block.c0);
+  const X* next_delta = part.first(p.delta, block.b, block.c0);
+  const X* next_z = p.z.data ? part.first(p.z, block.b, block.c0) : nullptr;
+  X* next_out = part.first(p.out, block.b, block.c0);
+
+  // My part of B and C: four tokens of the 16 states of B and of C, a lane each; or four states of a token.
+  const bool by_token = p.matrices_by_token;
+  const bool of_C = by_token ? lane / 16 : lane / 4 % 2;
+  const ScanMatrix& m = of_C ? p.C : p.B;
+  const int state = by_token ? lane % 16 : lane % 4 * 4, m_token = warp * 4 + (by_token ? 0 : lane / 8);
+  const X* next_m =
+      static_cast<const X*>(m.data) + block.b * m.b + block.c0 / m.group_size * m.g + state * m.n + m_token * m.t;
+  const int states = static_cast<int>(p.n);
+  const auto in_matrix = [&](int i) { return T / 4 % kWarps == 0 || warp + i * kWarps < T / 4; };
+  const auto tokens_in = [&](int64_t tile) {
+    return static_cast<int>(max(int64_t{0}, min(int64_t{T}, p.L - tile * T)));
+  };
+
+  Four<X> u[kShare], delta[kShare], z[kShare], matrix[Shape::matrix_share];
+  int32_t seq[2] = {}, before[2] = {};
+  const auto ask = [&](int64_t tile) {
+    const int tokens = tokens_in(tile);
+#pragma unroll
+    for (int i = 0; i < kShare; i++) {
+      const int count = part.count(i, tokens, block.channels);
+      delta[i] = read_four(next_delta + i * part.step(p.delta), part.within(p.delta), p.delta.fours, count);
+      u[i] = read_four(next_u + i * part.step(p.u), part.within(p.u), p.u.fours, count);
+      if (p.z.data) z[i] = read_four(next_z + i * part.step(p.z), part.within(p.z), p.z.fours, count);
+    }
+    next_delta += T * p.delta.t;
+    next_u += T * p.u.t;
+    next_z += T * p.z.t;
+#pragma unroll
+    for (int i = 0; i < Shape::matrix_share; i++) {
+      const int t = m_token + i * kWarps * 4;
+      const int along = by_token ? tokens - t : states - state, across = by_token ? states - state : tokens - t;
+      const int count = in_matrix(i) && across > 0 ? max(0, min(4, along)) : 0;
+      matrix[i] = read_four(next_m + i * (kWarps * 4) * m.t, by_token ? m.t : m.n, m.fours, count);
+    }
+    next_m += T * m.t;
+    if (p.seq && warp == 0) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const int64_t t = tile * T + i * 32 + lane;
+        const bool in = t > 0 && t < p.L;
+        const int32_t* const from = p.seq + block.b * p.seq_b + t * p.seq_t;
+        seq[i] = in ? from[0] : 0;
+        before[i] = in ? from[-p.seq_t] : 0;
+      }
+    }
+  };
+
+  const auto lay_down = [&](int stage, int64_t tile) {
+    float *const deltas = block.deltas(stage), *const inputs = block.inputs(stage);
+    const int tokens = tokens_in(tile);
+#pragma unroll
+    for (int i = 0; i < kShare; i++) {
+      const int c = part.c + i * part.c_step, to = c * kPitch + part.t + i * part.t_step;
+      Floats<4> d = widen(delta[i]), input = widen(u[i]);
+#pragma unroll
+      for (int j = 0; j < 4; j++) {
+        const float v = d.v[j] + block.bias[kByToken ? c : c + j];
+        d.v[j] = p.softplus ? fast_softplus<X>(v) : v;
+      }
+      if (tokens < T) {
+        const int count = part.count(i, tokens, block.channels);
+#pragma unroll
+        for (int j = 0; j < 4; j++) d.v[j] = j < count ? d.v[j] : 0.0f;
+      }
+#pragma unroll
+      for (int j = 0; j < 4; j++) input.v[j] *= d.v[j];
+      if constexpr (kByToken) {
+        *reinterpret_cast<Floats<4>*>(deltas + to) = d;
+        *reinterpret_cast<Floats<4>*>(inputs + to) = input;
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          deltas[to + j * kPitch] = d.v[j];
+          inputs[to + j * kPitch] = input.v[j];
+        }
+      }
+      block.u(stage)[me + i * Shape::producers] = u[i];
+      if (p.z.data) block.z(stage)[me + i * Shape::producers] = z[i];
+    }
+#pragma unroll
+    for (int i = 0; i < Shape::matrix_share; i++) {
+      if (!in_matrix(i)) break;
+      float* const to = block.matrices(stage) + (m_token + i * kWarps * 4) * Shape::line + (of_C ? R : 0);
+      const auto place = [&](int s) { return s / R * (2 * R) + s % R; };
+      const Floats<4> four = widen(matrix[i]);
+      if (by_token) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) to[j * Shape::line + place(state)] = four.v[j];
+      } else {
+        constexpr int V = R < 4 ? R : 4;
+#pragma unroll
+        for (int j = 0; j < 4; j += V) {
+          Floats<V> v;
+#pragma unroll
+          for (int k = 0; k < V; k++) v.v[k] = four.v[j + k];
+          *reinterpret_cast<Floats<V>*>(to + place(state + j)) = v;
+        }
+      }
+    }
+    if (p.seq && warp == 0) {
+      const uint64_t low = __ballot_sync(kFullWarp, seq[0] != before[0]);
+      const uint64_t high = T > 32 ? __ballot_sync(kFullWarp, seq[1] != before[1]) : 0;
+      if (lane == 0) block.resets[stage] = low | high << 32;
+    }
+  };
+
+  const auto finish = [&](int stage, int64_t tile) {
+    const float* const ys = block.deltas(stage);
+    const int tokens = tokens_in(tile);
+#pragma unroll
+    for (int i = 0; i < kShare; i++) {
+      const int count = part.count(i, tokens, block.channels);
+      const int c = part.c + i * part.c_step, from = c * kPitch + part.t + i * part.t_step;
+      Floats<4> y;
+      if constexpr (kByToken) {
+        y = load<4>(ys + from);
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; j++) y.v[j] = ys[from + j * kPitch];
+      }
+      const Floats<4> us = widen(block.u(stage)[me + i * Shape::producers]);
+#pragma unroll
+      for (int j = 0; j < 4; j++) y.v[j] = fmaf(block.D[kByToken ? c : c + j], us.v[j], y.v[j]);
+      if (p.z.data) {
+        const Floats<4> zs = widen(block.z(stage)[me + i * Shape::producers]);
+#pragma unroll
+        for (int j = 0; j < 4; j++) y.v[j] *= fast_silu(zs.v[j]);
+      }
+      write_four(next_out + i * part.step(p.out), part.within(p.out), p.out.fours, count, narrow_four<X>(y));
+    }
+    next_out += T * p.out.t;
+  };
+
+  ask(0);
+  ptx::barrier_wait(0, Shape::threads);
+  int stage = 0;
+  for (int64_t tile = 0; tile < block.tiles + Shape::stages; tile++) {
+    if (tile >= Shape::stages && tile - Shape::stages < block.tiles) {
+      wait_walked<Shape>(stage);
+      finish(stage, tile - Shape::stages);
+    }
+    if (tile < block.tiles) {
+      lay_down(stage, tile);
+      arrive_full<Shape>(stage);
+      ask(tile + 1);  // past the end none of it is there
+    }
+    stage = stage + 1 == Shape::stages ? 0 : stage + 1;
+  }
+}
+
+template <class X, class Shape>
+__global__ void __launch_bounds__(Shape::threads, Shape::blocks)
+    selective_scan_pipeline(const __grid_constant__ ScanArgs p) {
+  extern __shared__ __align__(16) float shared[];
+  const PipelineBlock<X, Shape> block(p, shared);
+  for (int i = threadIdx.x; i < Shape::channels; i += Shape::threads) {
+    block.D[i] = p.D.data && i < block.channels ? p.D.at(block.c0 + i) : 0.0f;
+    block.bias[i] = p.bias.data && i < block.channels ? p.bias.at(block.c0 + i) : 0.0f;
+  }
+  if (threadIdx.x < Shape::consumers)
+    consume(p, block);
+  else if (p.by_token)
+    produce<X, Shape, true>(p, block);
+  else
+    produce<X, Shape, false>(p, block);
+}
+
+}  // namespace seqmix::cuda
