@@ -33,7 +33,10 @@ struct DeviceState {
   uint64_t take_index_error(uint64_t last) {
     if (!index_error) index_error = backend->take_index_error(queue);
     if (!index_error || index_error_sequence(index_error) > last) return 0;
-    return std::exchange(index_error, 0);
+    // One that came after the word was taken, of an op that this read follows as well, is told with it.
+    const uint64_t word = std::exchange(index_error, backend->take_index_error(queue));
+    if (index_error && index_error_sequence(index_error) <= last) index_error = 0;
+    return word;
   }
 
   void drop() {
