@@ -16,7 +16,8 @@ const known = ['bias', 'activation', 'residual'] as const
 const names = ['x', 'weight', 'bias', 'residual']
 
 /**
- * activation(x Wᵀ + bias) + residual. x (…, in) float32, weight (out, in) as checkpoints have it; returns (…, out).
+ * activation(x Wᵀ + bias) + residual. x (…, in), weight (out, in) as checkpoints have it; returns (…, out) of x's dtype,
+ * which `residual` has too. Weight and bias may be float32, float16 or bfloat16, whatever x is.
  *
  * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION, ERR_UNSUPPORTED.
  */

@@ -35,6 +35,7 @@ bool takes_16_bits(bool cuda, Op op) {
     case Op::topk:
     case Op::sample:
     case Op::embedding:
+    case Op::linear:
     case Op::rms_norm:
     case Op::ssd_chunk_scan:
       return true;

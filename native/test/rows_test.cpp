@@ -11,52 +11,6 @@ namespace {
 
 constexpr double kInfinity = INFINITY;
 
-struct LinearCase {
-  int64_t rows = 5, in = 40, out = 30;
-  bool bias = false, silu = false, residual = false;
-  int64_t gap = 0;
-};
-
-void check_linear(const LinearCase& s) {
-  const Array x = floats({s.rows, s.in}, -1, 1, {{}, s.gap}), weight = floats({s.out, s.in}, -1, 1, {{}, s.gap});
-  const Array bias = floats({s.out}), residual = floats({s.rows, s.out}, -1, 1, {{}, s.gap});
-  Linear p;
-  p.x = x.view;
-  p.weight = weight.view;
-  if (s.bias) p.bias = bias.view;
-  if (s.residual) p.residual = residual.view;
-  if (s.silu) p.activation = Activation::silu;
-  p.validate();
-  Array out(DType::float32, {s.rows, s.out});
-  p.out = out.view;
-  std::vector<double> want(s.rows * s.out);
-  for (int64_t r = 0; r < s.rows; r++)
-    for (int64_t f = 0; f < s.out; f++) {
-      double v = s.bias ? bias.f(f) : 0.0f;
-      for (int64_t k = 0; k < s.in; k++) v += static_cast<double>(x.f(r * s.in + k)) * weight.f(f * s.in + k);
-      if (s.silu) v = v / (1 + std::exp(-v));
-      want[r * s.out + f] = v + (s.residual ? residual.f(r * s.out + f) : 0.0f);
-    }
-  const std::string name = std::to_string(s.rows) + " x " + std::to_string(s.in) + " x " + std::to_string(s.out);
-  run_everywhere("linear " + name, p, {&out},
-                 [&](const std::string& where, const Outcome&) { expect_close(where, out, want); });
-}
-
-TEST(linear) {
-  for (const int64_t rows : {1, 2, 3, 4, 5, 7, 13, 31})
-    for (const int64_t in : {1, 15, 48, 100})
-      for (const int64_t out : {1, 7, 33, 70})
-        check_linear({rows, in, out, rows % 2 == 0, out % 2 == 0, in % 2 == 0, rows});
-  check_linear({.rows = 1, .in = 1536, .out = 3072, .bias = true});
-  check_linear({.rows = 1, .in = 3000, .out = 80, .bias = true, .gap = 3});
-  check_linear({.rows = 130, .in = 700, .out = 150, .bias = true, .silu = true, .residual = true});
-  check_linear({.rows = 40, .in = 5000, .out = 20});
-  check_linear({.rows = 400, .in = 9000, .out = 36, .bias = true});  // x in more than one part
-  check_linear({.rows = 9, .in = 0, .out = 20, .bias = true});
-  check_linear({.rows = 0, .in = 3, .out = 20});
-  check_linear({.rows = 3, .in = 3, .out = 0});
-}
-
 struct NormDtypes {
   DType x, residual, weight;
   bool sum_in_float32;

@@ -4,6 +4,7 @@ import { float32, NDArray } from '../reference/array.js'
 import { linear as reference } from '../reference/linear.js'
 import { expectClose } from '../support/close.js'
 import { describeOp, expectKernel, on, put, take } from '../support/device.js'
+import { floatTypes, rounded } from '../support/floats.js'
 import { layouts, place } from '../support/layout.js'
 import { describeCase, pairwise } from '../support/pairwise.js'
 import { Random } from '../support/random.js'
@@ -18,25 +19,30 @@ describeOp('linear', () => {
     bias: [false, 'plain', 'offset'] as const,
     activation: [false, 'silu'] as const,
     residual: [false, ...layouts],
+    dtype: floatTypes,
+    weightType: floatTypes,
+    biasType: floatTypes,
   })
   test.each(grid.map((c) => ({ c, name: describeCase({ ...c, rows: c.rows.join('x') }) })))(
     '$name',
     async ({ c, name }) => {
       const random = new Random(name)
-      const x = random.normal([...c.rows, c.ins])
-      const weight = random.normal([c.outs, c.ins], 1 / Math.sqrt(c.ins))
-      const bias = c.bias ? random.normal([c.outs]) : null
-      const residual = c.residual ? random.normal([...c.rows, c.outs]) : null
+      const { dtype, weightType, biasType } = c
+      const x = rounded(random.normal([...c.rows, c.ins]), dtype)
+      const weight = rounded(random.normal([c.outs, c.ins], 1 / Math.sqrt(c.ins)), weightType)
+      const bias = c.bias ? rounded(random.normal([c.outs]), biasType) : null
+      const residual = c.residual ? rounded(random.normal([...c.rows, c.outs]), dtype) : null
       const activation = c.activation || null
-      const out = linear(place(x, c.x), place(weight, c.weight), {
-        bias: bias ? place(bias, c.bias || 'plain') : undefined,
-        residual: residual ? place(residual, c.residual || 'plain') : undefined,
+      const out = linear(place(x, c.x, dtype), place(weight, c.weight, weightType), {
+        bias: bias ? place(bias, c.bias || 'plain', biasType) : undefined,
+        residual: residual ? place(residual, c.residual || 'plain', dtype) : undefined,
         activation,
       })
       expectKernel('linear')
       const options = { bias, activation, residual }
       expectClose(await take(out), reference(x, weight, options), {
         on,
+        dtype,
         plain: () => reference(x, weight, options, float32),
       })
     },
@@ -67,6 +73,7 @@ describeOp('linear', () => {
     [33, 383, 255],
     [34, 384, 256],
     [48, 769, 513],
+    [49, 769, 513],
     [113, 1025, 33],
     [34, 1, 300],
     [260, 64, 17],
@@ -86,6 +93,27 @@ describeOp('linear', () => {
       expectKernel('linear')
       expectClose(await take(out), want, { on, plain: () => reference(x, weight, options, float32) })
     }
+  })
+
+  // Every pair of dtypes, in each way that there is to multiply.
+  const pairs = floatTypes.flatMap((dtype) => floatTypes.map((weightType) => [dtype, weightType] as const))
+  test.each(pairs)('x of %s, weight of %s', async (dtype, weightType) => {
+    for (const rows of [1, 2, 4, 8, 9, 30, 48, 49, 130])
+      for (const [ins, outs] of [
+        [384, 64],
+        [413, 77],
+        [1100, 40],
+      ] as const) {
+        const random = new Random(rows + ins)
+        const x = rounded(random.normal([rows, ins]), dtype)
+        const weight = rounded(random.normal([outs, ins], 1 / Math.sqrt(ins)), weightType)
+        const [bias, residual] = [random.normal([outs]), rounded(random.normal([rows, outs]), dtype)]
+        const options = { bias, residual }
+        const out = linear(put(x, dtype), put(weight, weightType), { bias: put(bias), residual: put(residual, dtype) })
+        expectKernel('linear')
+        const plain = (): NDArray => reference(x, weight, options, float32)
+        expectClose(await take(out), reference(x, weight, options), { on, dtype, plain })
+      }
   })
 
   test('a row’s result does not depend on the other rows’ values', async () => {

@@ -1,92 +1,210 @@
-// linear: out = act(x Wᵀ + bias) + residual. Many rows go through the packed product of gemm.h. Up to 32 rows are dot
-// products as they lie in memory, where both run along the summed dimension: a tile of 4 x 4 results is 16 running
-// sums, each a vector, over at most 1024 elements at a time; W passes through once, a tile of it against all rows.
-// Floor: 2 rows in out operations; with few rows, the bytes of W.
+// linear: out = act(x Wᵀ + bias) + residual, with x, residual and out of one dtype and W of any, in three ways.
+//
+// A few rows of x are bound by reading W: each of its rows is read as it lies, front to back, which is what memory is
+// fastest at, widened in registers and multiplied with all rows of x at once. Floor: the bytes of W.
+// Up to kFewRows of them operations count, but pay neither for packing W nor for sums along vectors: x is packed into
+// strips instead, lanes being its rows, and W's rows, widened into a buffer, are what a tile broadcasts. The sums lie
+// transposed. More rows go through the packed product of gemm.h. Floor of both: 2 rows in out operations.
 
-constexpr int64_t kDotRows = 32;  // more rows than these are worth packing
-constexpr int64_t kTile = 4;
-constexpr int64_t kDepth = 1024;
+constexpr int64_t kDotRows = 8;
+constexpr int64_t kDotElements = 6144;  // of more rows of x than four, so that they stay in L1
+constexpr int64_t kDotDepth = 2048;     // elements that sum up before they join the rest
+constexpr int64_t kAhead = 2048;        // bytes to prefetch ahead: memory's latency at the rate of one thread
 
-// total[r][f] += Σ of x[r] w[f] over `depth` elements, for R rows and F features.
-template <int R, int F>
-SEQMIX_VERB void dot_tile(const float* x, int64_t sx, const float* w, int64_t sw, int64_t depth,
-                          float (&total)[kTile][kTile]) {
-  vf acc[R][F];
-  for (int r = 0; r < R; r++)
-    for (int f = 0; f < F; f++) acc[r][f] = set1(0);
-  int64_t k = 0;
-  for (; k + W <= depth; k += W) {
-    vf b[F];
-    for (int f = 0; f < F; f++) b[f] = load(w + f * sw + k);
-    for (int r = 0; r < R; r++) {
-      const vf a = load(x + r * sx + k);
-      for (int f = 0; f < F; f++) acc[r][f] = fma(a, b[f], acc[r][f]);
-    }
+constexpr int64_t kFewRows = 48;
+constexpr int kFewPanel = 2 * kTileRows;      // rows of W that are widened at a time,
+constexpr int64_t kFewWidth = 1024;           // up to so many elements of each,
+constexpr int64_t kWideRow = kFewWidth + 16;  // so far apart, that they do not share the sets of a cache
+constexpr int64_t kFewDepth = 256;            // elements that sum up in registers
+constexpr int64_t kFewFeatures = 96;          // at most, of a thread's item
+
+// What comes after the product, for up to W results of one row.
+struct Finish {
+  const Linear& p;
+  View bias;  // in float32
+
+  bool nothing() const {
+    return !bias.present && p.activation == Activation::none && !p.residual.present && p.out.dtype == DType::float32;
   }
-  if (k < depth)
-    for (int f = 0; f < F; f++) {
-      const vf b = load_head(w + f * sw + k, depth - k);
-      for (int r = 0; r < R; r++) acc[r][f] = fma(load_head(x + r * sx + k, depth - k), b, acc[r][f]);
-    }
-  for (int r = 0; r < R; r++)
-    for (int f = 0; f < F; f++) total[r][f] += sum(acc[r][f]);
-}
-
-using DotTile = void (*)(const float*, int64_t, const float*, int64_t, int64_t, float (&)[kTile][kTile]);
-
-template <int R, int F>
-static void dot_tile_at(const float* x, int64_t sx, const float* w, int64_t sw, int64_t depth,
-                        float (&total)[kTile][kTile]) {
-  dot_tile<R, F>(x, sx, w, sw, depth, total);
-}
-
-static const DotTile dot_tiles[kTile][kTile] = {
-    {dot_tile_at<1, 1>, dot_tile_at<1, 2>, dot_tile_at<1, 3>, dot_tile_at<1, 4>},
-    {dot_tile_at<2, 1>, dot_tile_at<2, 2>, dot_tile_at<2, 3>, dot_tile_at<2, 4>},
-    {dot_tile_at<3, 1>, dot_tile_at<3, 2>, dot_tile_at<3, 3>, dot_tile_at<3, 4>},
-    {dot_tile_at<4, 1>, dot_tile_at<4, 2>, dot_tile_at<4, 3>, dot_tile_at<4, 4>},
+  SEQMIX_VERB void put(int64_t row, int64_t feature, vf v, int64_t n) const {
+    if (bias.present) v = v + channels(bias, feature, n, 0);
+    if (p.activation == Activation::silu) v = silu(v);
+    with_float(p.out.dtype, [&]<class T>() {
+      if (p.residual.present) v = v + load_head(pointer<T>(p.residual) + row * p.residual.stride[0] + feature, n);
+      T* const to = pointer<T>(p.out) + row * p.out.stride[0] + feature;
+      if (n == W)
+        store(to, v);
+      else
+        store_head(to, v, n);
+    });
+  }
 };
 
-// bias, activation and residual for up to W results of one row.
-SEQMIX_VERB void finish_linear(const Linear& p, int64_t row, int64_t feature, vf v, int64_t n) {
-  if (p.bias.present) v = v + channels(p.bias, feature, n, 0);
-  if (p.activation == Activation::silu) v = silu(v);
-  if (p.residual.present) v = v + load_head(floats(p.residual) + row * p.residual.stride[0] + feature, n);
-  store_head(floats(p.out) + row * p.out.stride[0] + feature, v, n);
+// Σ x[r] w over `in` elements for R rows of x. Several sums run at once, so that they do not wait for each other's
+// additions.
+template <int R, class T>
+SEQMIX_VERB void dot_row(const float* x, int64_t sx, const T* w, int64_t in, float (&total)[R]) {
+  constexpr int U = R == 1 ? 8 : R == 2 ? 4 : R <= 4 ? 2 : 1;
+  constexpr int64_t kLine = 64 / sizeof(T);
+  vf sums[R];
+  for (int r = 0; r < R; r++) sums[r] = set1(0);
+  for (int64_t begin = 0; begin < in; begin += kDotDepth) {
+    const int64_t end = least(in, begin + kDotDepth);
+    vf acc[R][U];
+    for (int r = 0; r < R; r++)
+      for (int u = 0; u < U; u++) acc[r][u] = set1(0);
+    int64_t k = begin;
+    for (; k + U * W <= end; k += U * W) {
+      for (int64_t line = 0; line < U * W; line += kLine)
+        __builtin_prefetch(reinterpret_cast<const char*>(w + k + line) + kAhead);
+      for (int u = 0; u < U; u++) {
+        const vf b = load(w + k + u * W);
+        for (int r = 0; r < R; r++) acc[r][u] = fma(load(x + r * sx + k + u * W), b, acc[r][u]);
+      }
+    }
+    for (; k + W <= end; k += W)
+      for (int r = 0; r < R; r++) acc[r][0] = fma(load(x + r * sx + k), load(w + k), acc[r][0]);
+    if (k < end) {
+      const vf b = load_head(w + k, end - k);
+      for (int r = 0; r < R; r++) acc[r][0] = fma(load_head(x + r * sx + k, end - k), b, acc[r][0]);
+    }
+    for (int r = 0; r < R; r++) {
+      for (int half = U / 2; half > 0; half /= 2)
+        for (int u = 0; u < half; u++) acc[r][u] = acc[r][u] + acc[r][u + half];
+      sums[r] = sums[r] + acc[r][0];
+    }
+  }
+  for (int r = 0; r < R; r++) total[r] = sum(sums[r]);
 }
 
-static void linear_rows(Context& context, const Linear& p) {
+// Features [f0, f1) of R rows.
+template <int R, class T>
+static void dot_rows(const Finish& finish, const float* x, int64_t sx, int64_t f0, int64_t f1) {
+  const View& w = finish.p.weight;
+  for (int64_t f = f0; f < f1; f += W) {
+    const int64_t n = least(W, f1 - f);
+    float total[R][W];
+    for (int64_t i = 0; i < n; i++) {
+      float one[R];
+      dot_row<R, T>(x, sx, pointer<const T>(w) + (f + i) * w.stride[0], w.shape[1], one);
+      for (int r = 0; r < R; r++) total[r][i] = one[r];
+    }
+    for (int r = 0; r < R; r++) finish.put(r, f, load_head(total[r], n), n);
+  }
+}
+
+using DotRows = void (*)(const Finish&, const float*, int64_t, int64_t, int64_t);
+template <class T>
+static constexpr DotRows dot_tables[kDotRows] = {
+    dot_rows<1, T>, dot_rows<2, T>, dot_rows<3, T>, dot_rows<4, T>,
+    dot_rows<5, T>, dot_rows<6, T>, dot_rows<7, T>, dot_rows<8, T>,
+};
+
+static void linear_dot(Context& context, const Linear& p, const Finish& finish) {
   const int64_t rows = p.x.shape[0], in = p.x.shape[1], features = p.weight.shape[0];
-  const int64_t sx = p.x.stride[0], sw = p.weight.stride[0];
-  const int64_t grain = ceil_div(grain_of(most(1, rows * in) / 4), kTile) * kTile;
-  parallel_ranges(context, features, grain, [&](int64_t f0, int64_t f1, int) {
-    for (int64_t f = f0; f < f1; f += kTile)
-      for (int64_t r = 0; r < rows; r += kTile) {
-        const int64_t nr = least(kTile, rows - r), nf = least(kTile, f1 - f);
-        float total[kTile][kTile] = {};
-        for (int64_t k = 0; k < in; k += kDepth)
-          dot_tiles[nr - 1][nf - 1](floats(p.x) + r * sx + k, sx, floats(p.weight) + f * sw + k, sw,
-                                    least(kDepth, in - k), total);
-        for (int64_t i = 0; i < nr; i++) finish_linear(p, r + i, f, load_head(total[i], nf), nf);
+  const View x = widened(context, p.x);
+  DotRows dot = nullptr;
+  with_float(p.weight.dtype, [&]<class T>() { dot = dot_tables<T>[rows - 1]; });
+  // Pieces large enough to be read at full rate, and many enough to end together.
+  const int64_t row_bytes = most(1, in * size_of(p.weight.dtype)), bytes = features * row_bytes;
+  const int64_t piece = most(1 << 14, least(1 << 17, bytes / (8 * context.threads)));
+  parallel_ranges(context, features, ceil_div(piece / row_bytes, W) * W + W,
+                  [&](int64_t f0, int64_t f1, int) { dot(finish, floats(x), x.stride[0], f0, f1); });
+}
+
+// `count` rows of n elements, `stride` apart, into rows of kWideRow.
+template <class T>
+static void widen_rows(const void* data, int64_t stride, int64_t count, int64_t n, float* to) {
+  const T* from = static_cast<const T*>(data);
+  for (int64_t r = 0; r < count; r++, from += stride, to += kWideRow) {
+    int64_t k = 0;
+    for (; k + 4 * W <= n; k += 4 * W) {
+      for (int64_t line = 0; line < 4 * W; line += 64 / sizeof(T))
+        __builtin_prefetch(reinterpret_cast<const char*>(from + k + line) + kAhead);
+      for (int64_t i = 0; i < 4 * W; i += W) store(to + k + i, load(from + k + i));
+    }
+    for (; k < n; k += W) store_head(to + k, load_head(from + k, least(W, n - k)), least(W, n - k));
+  }
+}
+
+// A panel of W's rows by a strip: two tiles of a full strip, or one of a strip of one vector.
+static void few_tiles(const float* panel, const float* strip, int64_t depth, float* sums, int64_t stride, bool half,
+                      bool first) {
+  if (half) return tile_product<kFewPanel, 1, kWideRow, 1>(panel, strip, depth, sums, stride, W, first);
+  for (int i = 0; i < 2; i++)
+    tile_product<kTileRows, 2, kWideRow, 1>(panel + i * kTileRows * kWideRow, strip, depth,
+                                            sums + i * kTileRows * stride, stride, kStrip, first);
+}
+
+static void linear_few(Context& context, const Linear& p, const Finish& finish) {
+  const int64_t rows = p.x.shape[0], in = p.x.shape[1], features = p.weight.shape[0];
+  const Operand x = operand(p.x), w = operand(p.weight);
+  void (*widen)(const void*, int64_t, int64_t, int64_t, float*) = nullptr;
+  with_float(p.weight.dtype, [&]<class T>() { widen = widen_rows<T>; });
+  const int64_t lanes = ceil_div(rows, W) * W;
+  float* const packed = scratch<float>(context, lanes * in);
+  parallel_ranges(context, ceil_div(in, kFewDepth), grain_of(rows * kFewDepth), [&](int64_t begin, int64_t end, int) {
+    for (int64_t k = begin * kFewDepth; k < least(in, end * kFewDepth); k += kFewDepth)
+      for (int64_t r = 0; r < rows; r += kStrip) {
+        const int64_t depth = least(kFewDepth, in - k);
+        x.pack(x.at(r, k), x.stride, least(kStrip, rows - r), depth, least(kStrip, lanes - r),
+               packed + k * lanes + r * depth);
       }
+  });
+  const int64_t panels = ceil_div(features, kFewPanel);
+  const int64_t grain = most(1, least(kFewFeatures / kFewPanel, panels / (4 * context.threads)));
+  const int64_t room = ceil_div(grain * kFewPanel, W) * W * lanes, each = room + kFewPanel * kWideRow;
+  float* const buffers = scratch<float>(context, context.threads * each);
+  parallel_ranges(context, panels, grain, [&](int64_t begin, int64_t end, int thread) {
+    float* const sums = buffers + thread * each;
+    float* const panel = sums + room;
+    const int64_t f0 = begin * kFewPanel, f1 = least(features, end * kFewPanel);
+    for (int64_t k0 = 0; k0 < in; k0 += kFewWidth)
+      for (int64_t f = f0; f < f1; f += kFewPanel) {
+        const int64_t width = least(kFewWidth, in - k0);
+        widen(w.at(f, k0), w.stride, least(kFewPanel, f1 - f), width, panel);
+        for (int64_t k = k0; k < k0 + width; k += kFewDepth)
+          for (int64_t r = 0; r < lanes; r += kStrip) {
+            const int64_t depth = least(kFewDepth, k0 + width - k);
+            few_tiles(panel + k - k0, packed + k * lanes + r * depth, depth, sums + (f - f0) * lanes + r, lanes,
+                      lanes - r == W, k == 0);
+          }
+      }
+    for (int64_t f = f0; f < f1; f += W)
+      for (int64_t r = 0; r < rows; r += W) {
+        vf block[W];
+        for (int i = 0; i < W; i++) block[i] = load(sums + (f - f0 + i) * lanes + r);
+        transpose(block);
+        for (int i = 0; i < least(W, rows - r); i++) finish.put(r + i, f, block[i], least(W, f1 - f));
+      }
+  });
+}
+
+static void linear_gemm(Context& context, const Linear& p, const Finish& finish) {
+  const bool direct = p.out.dtype == DType::float32;
+  const Gemm g{operand(p.x),      operand(p.weight), p.x.shape[0],
+               p.weight.shape[0], p.x.shape[1],      direct ? floats(p.out) : nullptr,
+               p.out.stride[0]};
+  gemm(context, g, [&](int64_t row, int64_t height, int64_t feature, int64_t n, const float* sums, int64_t stride) {
+    for (int64_t r = 0; r < height && !finish.nothing(); r++)
+      for (int64_t f = 0; f < n; f += W)
+        finish.put(row + r, feature + f, load_head(sums + r * stride + f, least(W, n - f)), least(W, n - f));
   });
 }
 
 static void linear_kernel(Context& context, const Problem& problem) {
   const auto& p = static_cast<const Linear&>(problem);
   const int64_t rows = p.x.shape[0], in = p.x.shape[1], features = p.weight.shape[0];
-  const bool few = rows <= kDotRows || in == 0;
-  context.kernel = few ? SEQMIX_KERNEL("linear.rows") : SEQMIX_KERNEL("linear.gemm");
+  const bool dot = rows <= 4 || (rows <= kDotRows && rows * in <= kDotElements), few = rows <= kFewRows;
+  context.kernel = dot ? SEQMIX_KERNEL("linear.dot") : few ? SEQMIX_KERNEL("linear.few") : SEQMIX_KERNEL("linear.gemm");
   if (rows == 0 || features == 0) return;
-  if (few) return linear_rows(context, p);
-  const Gemm g{floats(p.x), floats(p.weight), floats(p.out), p.x.stride[0], p.weight.stride[0], p.out.stride[0], rows,
-               in,          features};
-  const bool plain = !p.bias.present && p.activation == Activation::none && !p.residual.present;
-  gemm(context, g, [&](int64_t r0, int64_t r1, int64_t f0, int64_t f1) {
-    for (int64_t r = r0; r < r1 && !plain; r++)
-      for (int64_t f = f0; f < f1; f += W) {
-        const int64_t n = least(W, f1 - f);
-        finish_linear(p, r, f, load_head(g.out + r * g.so + f, n), n);
-      }
-  });
+  const Finish finish{p, widened(context, p.bias)};
+  if (in == 0) {
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t f = 0; f < features; f += W) finish.put(r, f, set1(0), least(W, features - f));
+    return;
+  }
+  if (dot) return linear_dot(context, p, finish);
+  if (few) return linear_few(context, p, finish);
+  linear_gemm(context, p, finish);
 }
