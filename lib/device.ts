@@ -1,3 +1,4 @@
+import { type Graph, type GraphInputs, capture } from './capture.js'
 import { rangeError, shown, typeError } from './errors.js'
 import { native } from './native.js'
 
@@ -59,6 +60,27 @@ export class Device {
   /** `synchronize` that blocks. */
   synchronizeSync(): void {
     native.synchronizeSync(this.id)
+  }
+
+  /**
+   * Records the ops of `fn`, to run them again and again for less: on CUDA a graph, launched as a whole; on the CPU, where
+   * `fn` is called at each run, the same in all but that. Nothing is computed before the first `run`.
+   *
+   * `fn` is synchronous; it takes `inputs` (a Tensor, or arrays and plain objects of them), which live in memory of the
+   * graph's that `run` copies into, and may use any other tensor. What it changes in place (a cache's state) moves on at each run.
+   * What it takes from JavaScript is fixed when it is captured, but for the CPU's sake must not change: numbers, shapes, arrays
+   * (copied once). Counters and lengths that do change live in tensors: `increment`, and the `step` of `sample`.
+   *
+   * Tensors that `fn` uses have to live as long as the graph does. On CUDA it keeps their memory itself, in place, and refuses
+   * an op that changes one of them while another argument shares its memory. Ops of other devices are not recorded.
+   *
+   * @throws ERR_UNSUPPORTED inside `fn` for what would have to wait for a result: `data()`, `dataSync()`, `to()` another
+   *   device, `synchronize()`, and for another `capture()` or `run()`; ERR_OPTION for an `fn` that returns a promise
+   */
+  capture<O>(fn: () => O): Graph<undefined, O>
+  capture<const I extends GraphInputs, O>(fn: (inputs: I) => O, inputs: I): Graph<I, O>
+  capture<I extends GraphInputs | undefined, O>(fn: (inputs: I) => O, inputs?: I): Graph<I, O> {
+    return capture(this, fn, inputs as I)
   }
 
   toString(): string {

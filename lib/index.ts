@@ -1,3 +1,4 @@
+export type { Graph, GraphInputs } from './capture.js'
 export { debug } from './debug.js'
 export { Device, type DeviceInfo, device, devices, memory, setThreads } from './device.js'
 export type { DType, TensorData } from './dtype.js'

@@ -3,6 +3,8 @@ import { loadAddon } from './loader.js'
 
 /** What stands behind a Tensor: the addon's own object, of no use to JavaScript. */
 export type Handle = { readonly __handle: unique symbol }
+/** What stands behind a Graph. */
+export type CaptureHandle = { readonly __capture: unique symbol }
 type Optional = Handle | undefined
 
 export interface NativeDevice {
@@ -27,6 +29,11 @@ export interface Native {
   lastKernel(device: number): string
   poison(on: boolean): void
   ceiling(device: number, name: string): number
+
+  beginCapture(device: number): CaptureHandle
+  stopCapture(capture: CaptureHandle): void
+  runCapture(capture: CaptureHandle): void
+  endCapture(capture: CaptureHandle): void
 
   empty(device: number, dtype: number, shape: readonly number[]): Handle
   zeros(device: number, dtype: number, shape: readonly number[]): Handle
@@ -111,7 +118,15 @@ export interface Native {
   softmax(x: Handle): Handle
   argmax(x: Handle): Handle
   topk(x: Handle, k: number): [Handle, Handle]
-  sample(logits: Handle, temperature: number, topK: number, topP: number, seed: bigint, step: bigint): Handle
+  sample(
+    logits: Handle,
+    temperature: number,
+    topK: number,
+    topP: number,
+    seed: bigint,
+    step: bigint,
+    counter: Optional,
+  ): Handle
   rmsNorm(
     x: Handle,
     weight: Optional,
@@ -124,6 +139,7 @@ export interface Native {
   silu(x: Handle): Handle
   add(a: Handle, b: Handle): Handle
   mul(a: Handle, b: Handle): Handle
+  increment(t: Handle, by: bigint): void
 }
 
 const loaded = loadAddon()

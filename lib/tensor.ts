@@ -261,14 +261,22 @@ const scopes: Set<Tensor>[] = []
  * with a `tensors()` method such as caches) and those passed to `keep()`. Synchronous: a thenable result throws.
  */
 export function scope<T>(fn: () => T): T {
-  if (typeof fn !== 'function') throw typeError('ERR_OPTION', 'scope', 'a function', shown(fn))
+  const { result, kept } = scoped('scope', fn)
+  const outer = scopes.at(-1)
+  for (const t of kept) outer?.add(t)
+  return result
+}
+
+/** @internal what `scope` does, the tensors made inside and returned being nobody's yet */
+export function scoped<T>(name: string, fn: () => T): { result: T; kept: Tensor[] } {
+  if (typeof fn !== 'function') throw typeError('ERR_OPTION', name, 'a function', shown(fn))
   const own = new Set<Tensor>()
   scopes.push(own)
   let result: T
   try {
     result = fn()
     if (typeof (result as { then?: unknown } | null | undefined)?.then === 'function') {
-      throw typeError('ERR_OPTION', 'scope', 'a synchronous function', 'one that returned a promise')
+      throw typeError('ERR_OPTION', name, 'a synchronous function', 'one that returned a promise')
     }
   } catch (error) {
     scopes.pop()
@@ -276,17 +284,17 @@ export function scope<T>(fn: () => T): T {
     throw error
   }
   scopes.pop()
-  const outer = scopes.at(-1)
+  const kept: Tensor[] = []
   try {
-    const kept = [...tensorsIn(result, new Set())]
-    for (const t of kept) if (own.delete(t)) outer?.add(t)
+    for (const t of [...tensorsIn(result, new Set())]) if (own.delete(t)) kept.push(t)
   } finally {
     for (const t of own) t.dispose()
   }
-  return result
+  return { result, kept }
 }
 
-function* tensorsIn(value: unknown, seen: Set<object>): Iterable<Tensor> {
+/** @internal the tensors in a result, each once, in their order */
+export function* tensorsIn(value: unknown, seen: Set<object>): Iterable<Tensor> {
   if (typeof value !== 'object' || value === null || seen.has(value)) return
   seen.add(value)
   if (Tensor.isTensor(value)) {

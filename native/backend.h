@@ -14,6 +14,7 @@
 namespace seqmix {
 
 struct Queue;
+struct Graph;  // a sequence of problems that was recorded once and can be run again
 
 struct DeviceInfo {
   char name[256];        // of the processor, or of the GPU
@@ -55,9 +56,23 @@ struct Backend {
   // ways), "fma" (float32 operations, two for each multiply-add), on CUDA also "bf16" (tensor cores, the same) and
   // "ex2". For benchmarks: it blocks for a moment, and takes memory and every thread.
   double (*ceiling)(int device, const char* name, Status*) = nullptr;
+
+  // Graphs; all null on the CPU. From record(graph) to record(null), run() adds to the graph and nothing is done yet,
+  // allocate() takes memory that is the graph's alone until it ends, and write() and read() fail. Memory of a live
+  // graph is released with release_to; of one that has ended with release, as any other.
+  Graph* (*make_graph)(Queue*, Status*) = nullptr;
+  void (*record)(Queue*, Graph*) = nullptr;
+  void (*release_to)(Queue*, Graph*, void*, int64_t bytes) = nullptr;
+  // Does everything recorded, in queue order. A bad index met on the way counts as met by the op of this sequence.
+  void (*run_graph)(Queue*, Graph*, uint64_t sequence, Status*) = nullptr;
+  void (*end_graph)(Queue*, Graph*) = nullptr;  // in queue order too, and after close
+
+  // From one device to another of the same kind, between queues of one JavaScript thread. Blocks until it is done,
+  // after what both queues hold. Null on the CPU.
+  void (*copy_across)(Queue* from, const void* source, Queue* to, void* target, int64_t bytes, Status*) = nullptr;
 };
 
-constexpr uint32_t kBackendAbi = 2;
+constexpr uint32_t kBackendAbi = 3;
 
 const Backend& cpu_backend();
 

@@ -6,10 +6,11 @@
 // that price would show in the cache, so there a step waits until its token is known to be handed out.
 
 import type { Signal } from './signal.js'
-import { argmax, sample, scope, type Tensor } from '../index.js'
+import { scope, type Tensor } from '../index.js'
 import type { ModelCache } from './cache.js'
 import type { CheckedIds } from './ids.js'
 import type { Network } from './network.js'
+import { Steps, pick } from './steps.js'
 
 /** How to continue a sequence; see `LanguageModel.generate`. */
 export interface GenerateOptions {
@@ -64,10 +65,12 @@ export async function* generateRows(
   if (maxNewTokens === 0 && !plan.cache) return
   const ids = prompt.place(network.device)
   let cache: ModelCache | undefined
+  let steps: Steps | undefined
   let current: Tensor | undefined
   let next: Tensor | undefined
   try {
     cache = plan.cache ?? newCache(prompt.batch)
+    steps = new Steps(network, cache, plan)
     const ended = new Array<boolean>(prompt.batch).fill(false)
     next = pick(await prefill(network, ids, cache, signal), plan, 0)
     for (let n = 0; n < maxNewTokens; n++) {
@@ -76,14 +79,14 @@ export async function* generateRows(
       const reading = current.data()
       reading.catch(() => {}) // seen below, unless something throws before
       const ahead = !plan.cache && n + 1 < maxNewTokens
-      next = ahead ? advance(network, current, cache, plan, n + 1) : undefined
+      next = ahead ? steps.advance(current, n + 1) : undefined
       const values = (await abortable(reading, signal)) as Int32Array
       const row = Array.from(values, (id, r) => {
         ended[r] ||= ends.has(id)
         return ended[r] ? null : id
       })
       if (row.every((id) => id === null)) return
-      if (plan.cache) next = advance(network, current, cache, plan, n + 1)
+      if (plan.cache) next = steps.advance(current, n + 1)
       current.dispose()
       yield row
       signal?.throwIfAborted()
@@ -92,6 +95,7 @@ export async function* generateRows(
     current?.dispose()
     next?.dispose()
     ids.dispose()
+    steps?.dispose()
     if (cache !== plan.cache) cache?.dispose()
   }
 }
@@ -112,20 +116,6 @@ async function prefill(network: Network, ids: Tensor, cache: ModelCache, signal:
     const logits = network.head(hidden.narrow(1, length - from - 1, 1))
     return logits.reshape([batch, network.vocabulary])
   })
-}
-
-function advance(network: Network, ids: Tensor, cache: ModelCache, plan: Plan, n: number): Tensor {
-  return scope(() => pick(network.head(network.step(ids, cache.layers)), plan, n))
-}
-
-// Logits (b, vocabulary) → ids (b) int32; the logits are freed.
-function pick(logits: Tensor, plan: Plan, n: number): Tensor {
-  const { temperature, topK, topP, seed } = plan
-  try {
-    return temperature === 0 ? argmax(logits) : sample(logits, { temperature, topK, topP, seed, step: n })
-  } finally {
-    logits.dispose()
-  }
 }
 
 // A promise's value, or the signal's reason as soon as it aborts.

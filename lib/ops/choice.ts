@@ -38,10 +38,11 @@ export interface SampleOptions {
   topP?: number
   /** Of the random numbers. The same (seed, step, row) draws the same number on every device. */
   seed?: number | bigint
-  /** Counts the draws from one seed. */
-  step?: number | bigint
+  /** Counts the draws from one seed. As an int32 or int64 Tensor of one element it is read where it lives: `increment` moves it on. */
+  step?: number | bigint | Tensor
 }
 
+const names = ['logits', 'step']
 const known = ['temperature', 'topK', 'topP', 'seed', 'step'] as const
 
 /**
@@ -54,11 +55,14 @@ export function sample(logits: TensorInput, options: SampleOptions = {}): Tensor
   const topK = whole(options.topK, 'topK', 0)
   const topP = number(options.topP, 'topP', 1)
   const seed = counter(options.seed, 'seed')
-  const step = counter(options.step, 'step')
-  return one(call(['logits'], 1, [logits], (h) => native.sample(h[0]!, temperature, topK, topP, seed, step)))
+  const counted = Tensor.isTensor(options.step)
+  const step = counted ? 0n : counter(options.step, 'step')
+  const inputs = [logits, counted ? (options.step as Tensor) : undefined]
+  return one(call(names, 1, inputs, (h) => native.sample(h[0]!, temperature, topK, topP, seed, step, h[1])))
 }
 
-function counter(value: unknown, name: string): bigint {
+/** @internal a whole number as the 64 bits that the addon takes; 0 where there is none */
+export function counter(value: unknown, name: string): bigint {
   if (value === undefined) return 0n
   if (typeof value === 'bigint') return BigInt.asUintN(64, value)
   if (typeof value !== 'number') throw typeError('ERR_OPTION', name, 'a whole number or a bigint', shown(value))

@@ -9,6 +9,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(new Instance(env));
   define_devices(exports);
   define_tensors(exports);
+  define_captures(exports);
   define<selective_scan>(exports, "selectiveScan");
   define<selective_state_update>(exports, "selectiveStateUpdate");
   define<ssd_chunk_scan>(exports, "ssdChunkScan");
@@ -24,6 +25,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   define<silu>(exports, "silu");
   define<add>(exports, "add");
   define<mul>(exports, "mul");
+  define<increment>(exports, "increment");
   return exports;
 }
 }  // namespace

@@ -143,11 +143,12 @@ Napi::Value Call::run(Problem& problem) {
                                        ": expected float32, which is what its kernels on " + device().name +
                                        " take, got 16-bit operands; convert them with .to('float32')");
   // With no element to write there is nothing to do; and the sizes beside a dimension of 0 may be too large to loop
-  // over.
-  bool any = false;
+  // over. An op without outputs changes an operand.
+  bool any = output_count_ == 0;
   for (int i = 0; i < output_count_; i++) any = any || bytes_of(outputs_[i]->view) > 0;
   if (any) launch(device(), problem);
   const Napi::Env env = info_.Env();
+  if (output_count_ == 0) return env.Undefined();
   if (output_count_ == 1) {
     Handle* const h = outputs_[0];
     outputs_[0] = nullptr;

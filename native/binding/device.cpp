@@ -71,13 +71,16 @@ Napi::Value open_device(const Napi::CallbackInfo& info) {
 
 Napi::Value synchronize(const Napi::CallbackInfo& info) {
   Instance& instance = instance_of(info.Env());
+  DeviceState& device = instance.device(info[0].As<Napi::Number>());
+  expect_outside_capture(device, "synchronize");
   PendingRead* const read = new PendingRead;
-  read->device = &instance.device(info[0].As<Napi::Number>());
+  read->device = &device;
   return Napi::Value(info.Env(), instance.promise_of(read));
 }
 
 Napi::Value synchronize_sync(const Napi::CallbackInfo& info) {
   DeviceState& device = instance_of(info.Env()).device(info[0].As<Napi::Number>());
+  expect_outside_capture(device, "synchronizeSync");
   Status status;
   device.backend->read(device.queue, nullptr, nullptr, 0, nullptr, nullptr, &status);
   throw_if(status);
@@ -100,6 +103,7 @@ Napi::Value set_threads(const Napi::CallbackInfo& info) {
 
 Napi::Value last_kernel(const Napi::CallbackInfo& info) {
   DeviceState& device = instance_of(info.Env()).device(info[0].As<Napi::Number>());
+  expect_outside_capture(device, "lastKernel");
   Status status;  // a queue that is still at work has not chosen its last kernel
   device.backend->read(device.queue, nullptr, nullptr, 0, nullptr, nullptr, &status);
   throw_if(status);
@@ -115,6 +119,7 @@ Napi::Value poison(const Napi::CallbackInfo& info) {
 Napi::Value ceiling(const Napi::CallbackInfo& info) {
   const DeviceState& device = instance_of(info.Env()).device(info[0].As<Napi::Number>());
   const std::string name = info[1].As<Napi::String>();
+  expect_outside_capture(device, "ceiling");
   if (!device.backend->ceiling)
     throw Error(Code::unsupported, "ceiling: expected a device that measures itself, got " + device.name);
   Status status;

@@ -85,6 +85,6 @@ void define(Napi::Object exports, const char* name) {
 
 void define_devices(Napi::Object exports);
 void define_tensors(Napi::Object exports);
-void define_ops(Napi::Object exports);
+void define_captures(Napi::Object exports);
 
 }  // namespace seqmix::binding

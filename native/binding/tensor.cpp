@@ -24,6 +24,10 @@ Buffer* Buffer::make(DeviceState& device, int64_t bytes, bool poison) {
     throw_if(status);
   }
   Buffer* const b = new Buffer{&device, data, bytes};
+  if (device.capture && device.capture->graph) {
+    b->home = device.capture;
+    b->home->references++;
+  }
   device.references++;
   device.bytes += bytes;
   tell_collector(device, bytes);
@@ -43,7 +47,13 @@ void fill_bytes(DeviceState& device, const Buffer& buffer, uint8_t byte) {
 
 void Buffer::drop() {
   if (--references > 0) return;
-  if (data) device->backend->release(device->queue, data, bytes);
+  if (data) {
+    if (home && home->graph)
+      device->backend->release_to(device->queue, home->graph, data, bytes);
+    else
+      device->backend->release(device->queue, data, bytes);
+  }
+  if (home) home->drop();
   device->bytes -= bytes;
   tell_collector(*device, -bytes);
   device->drop();
@@ -107,6 +117,12 @@ Handle& unwrap(const Napi::Value& value, const char* name) {
 void own_memory(Handle& handle, bool others) {
   Buffer* const old = handle.storage->buffer;
   if ((old->handed_out == 0 && !others) || old->bytes == 0) return;
+  // Memory of the capture that is being recorded may move: that is recorded with the rest.
+  const bool recorded = old->home && old->home == handle.device->capture;
+  if (old->stays() && !recorded)
+    throw Error(Code::unsupported,
+                "capture: expected a tensor that a captured graph uses to share no memory with other arguments of an "
+                "op that changes it, got one that does; clone() the other");
   Buffer* const fresh = Buffer::make(*handle.device, old->bytes, false);
   View from = dense(DType::boolean, {old->bytes}), to = from;
   from.data = old->data;

@@ -45,6 +45,7 @@ Napi::Value zeros(const Napi::CallbackInfo& info) {
 Napi::Value from_host(const Napi::CallbackInfo& info) {
   DeviceState& device = instance_of(info.Env()).device(info[0].As<Napi::Number>());
   const View view = described(info, 1, 2);
+  const Unrecorded unrecorded(device);  // a capture finds it as a constant
   // Asked of Node-API itself, which knows of arrays in shared memory too. Of an array that was detached it has 0
   // elements.
   napi_typedarray_type type;
@@ -154,18 +155,24 @@ Napi::Value contiguous_view(const Napi::CallbackInfo& info) {
 Napi::Value to_device(const Napi::CallbackInfo& info) {
   const Handle& h = unwrap(info[0], "tensor");
   DeviceState& to = instance_of(info.Env()).device(info[1].As<Napi::Number>());
+  expect_outside_capture(*h.device, "to");
+  const Unrecorded unrecorded(to);  // a capture on that device finds it as a constant
   Handle* const copy = make_tensor(to, h.view, false);
   const Napi::Value value = wrap(info.Env(), copy);
   const int64_t bytes = bytes_of(h.view);
   Status status;
   DeviceState& from = *h.device;
+  if (from.id != 0 && to.id != 0 && bytes > 0) {
+    from.backend->copy_across(from.queue, h.at().data, to.queue, copy->at().data, bytes, &status);
+    throw_if(status);
+    check_index_error(from);
+    return value;
+  }
   const bool from_cpu = from.id == 0;
-  void* host = from_cpu ? h.at().data : to.id == 0 ? copy->at().data : std::malloc(static_cast<size_t>(bytes) + 1);
-  if (!host) throw std::bad_alloc();
+  void* host = from_cpu ? h.at().data : copy->at().data;
   from.backend->read(from.queue, host, from_cpu ? nullptr : h.at().data, from_cpu ? 0 : bytes, nullptr, nullptr,
                      &status);
   if (status.ok() && to.id != 0 && bytes > 0) to.backend->write(to.queue, copy->at().data, host, bytes, &status);
-  if (!from_cpu && to.id != 0) std::free(host);
   throw_if(status);
   check_index_error(from);
   return value;
@@ -196,16 +203,31 @@ Napi::Value copy_from(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// A copy of the bytes of a contiguous tensor as they are in queue order.
+Buffer* copied(const Handle& h, int64_t bytes) {
+  Buffer* const copy = Buffer::make(*h.device, bytes, false);
+  View from = dense(DType::boolean, {bytes}), to = from;
+  from.data = h.at().data;
+  to.data = copy->data;
+  launch_copy(*h.device, from, to);
+  return copy;
+}
+
 // (tensor, contiguous): a promise of its bytes, an ArrayBuffer
 Napi::Value read(const Napi::CallbackInfo& info) {
   Instance& instance = instance_of(info.Env());
   const Handle& h = unwrap(info[0], "tensor");
+  expect_outside_capture(*h.device, "data");
+  const int64_t bytes = bytes_of(h.view);
+  // A graph may run again before the bytes have been fetched, and change them where they are.
+  const bool by_copy = h.storage->buffer->stays() && bytes > 0;
+  Buffer* const buffer = by_copy ? copied(h, bytes) : h.storage->buffer;
   PendingRead* const r = new PendingRead;
   r->device = h.device;
-  r->buffer = h.storage->buffer;
-  r->buffer->references++;
-  r->offset = h.offset;
-  r->bytes = bytes_of(h.view);
+  r->buffer = buffer;
+  if (!by_copy) r->buffer->references++;
+  r->offset = by_copy ? 0 : h.offset;
+  r->bytes = bytes;
   if (h.device->id != 0 && r->bytes > 0) {
     r->host = std::malloc(static_cast<size_t>(r->bytes));
     if (!r->host) {
@@ -222,6 +244,7 @@ Napi::Value read(const Napi::CallbackInfo& info) {
 Napi::Value read_sync(const Napi::CallbackInfo& info) {
   const Handle& h = unwrap(info[0], "tensor");
   DeviceState& device = *h.device;
+  expect_outside_capture(device, "dataSync");
   const int64_t bytes = bytes_of(h.view);
   Status status;
   if (device.id == 0) {

@@ -65,6 +65,14 @@ SEQMIX_HD SEQMIX_INLINE uint64_t splitmix64(uint64_t z) {
   return z ^ (z >> 31);
 }
 
+// The step of a draw: `step`, or what the counter holds now, if there is one. An int32 is widened with its sign, as a
+// number from JavaScript is.
+SEQMIX_HD SEQMIX_INLINE uint64_t step_of(uint64_t step, const void* counter, bool wide) {
+  if (!counter) return step;
+  return wide ? *static_cast<const uint64_t*>(counter)
+              : static_cast<uint64_t>(static_cast<int64_t>(*static_cast<const int32_t*>(counter)));
+}
+
 SEQMIX_HD SEQMIX_INLINE uint64_t hash(uint64_t seed, uint64_t step, uint64_t row) {
   const uint64_t z = splitmix64(seed + 0x9E3779B97F4A7C15ull * (step + 1));
   return splitmix64(z ^ (row * 0xD1342543DE82EF95ull));

@@ -62,13 +62,19 @@ Allocator::~Allocator() {
   for (void* const block : blocks) (void)cudaFree(block);
 }
 
-void* Allocator::allocate(int64_t bytes) {
+void* Allocator::allocate(int64_t bytes, Pool* pool) {
   if (bytes > INT64_MAX / 2) refuse(bytes);
-  if (void* const block = from_cache(bytes)) return block;
-  return from_device(bytes);
+  if (pool)
+    if (void* const block = from_cache(bytes, pool->free)) return block;
+  if (void* const block = from_cache(bytes, cache_)) return block;
+  return from_device(bytes, !pool || !pool->capturing);
 }
 
-void Allocator::release(void* memory, int64_t bytes) {
+void Allocator::release(void* memory, int64_t bytes, Pool* pool) {
+  if (guarded_ && pool) {
+    pool->kept.push_back(memory);
+    return;
+  }
   if (guarded_) {
     wait_for_launches();
     choose(device_);
@@ -76,32 +82,50 @@ void Allocator::release(void* memory, int64_t bytes) {
     (void)cudaFree(memory);
     return;
   }
+  Blocks& cache = pool ? pool->free : cache_;
   const std::lock_guard lock(mutex_);
   if (rounded(bytes) < kLarge)
-    small_[class_of(rounded(bytes))].push_back(memory);
+    cache.small[class_of(rounded(bytes))].push_back(memory);
   else
-    large_.emplace(sizes_.at(memory), memory);
+    cache.large.emplace(sizes_.at(memory), memory);
 }
 
-void* Allocator::from_cache(int64_t bytes) {
+void Allocator::take_back(Pool& pool) {
+  if (!pool.kept.empty()) {
+    wait_for_launches();
+    (void)cudaSetDevice(device_);
+    (void)cudaStreamSynchronize(stream_);
+    for (void* const block : pool.kept) (void)cudaFree(block);
+    pool.kept.clear();
+  }
+  const std::lock_guard lock(mutex_);
+  for (int i = 0; i < Blocks::kClasses; i++) {
+    std::vector<void*>& from = pool.free.small[i];
+    cache_.small[i].insert(cache_.small[i].end(), from.begin(), from.end());
+    from.clear();
+  }
+  cache_.large.merge(pool.free.large);
+}
+
+void* Allocator::from_cache(int64_t bytes, Blocks& cache) {
   if (guarded_) return nullptr;
   const int64_t size = rounded(bytes);
   const std::lock_guard lock(mutex_);
   if (size < kLarge) {
-    std::vector<void*>& blocks = small_[class_of(size)];
+    std::vector<void*>& blocks = cache.small[class_of(size)];
     if (blocks.empty()) return nullptr;
     void* const block = blocks.back();
     blocks.pop_back();
     return block;
   }
-  const auto found = large_.lower_bound(bytes);
-  if (found == large_.end() || found->first > size + kLargeGrain) return nullptr;
+  const auto found = cache.large.lower_bound(bytes);
+  if (found == cache.large.end() || found->first > size + kLargeGrain) return nullptr;
   void* const block = found->second;
-  large_.erase(found);
+  cache.large.erase(found);
   return block;
 }
 
-void* Allocator::from_device(int64_t bytes) {
+void* Allocator::from_device(int64_t bytes, bool may_trim) {
   const bool large = rounded(bytes) >= kLarge;
   const int64_t size = guarded_ ? bytes : large ? round_up(bytes, kLargeGrain) : rounded(bytes);
   void* block = nullptr;
@@ -109,6 +133,7 @@ void* Allocator::from_device(int64_t bytes) {
   cudaError_t error = cudaMalloc(&block, static_cast<size_t>(size));
   if (error == cudaErrorMemoryAllocation) {
     (void)cudaGetLastError();
+    if (!may_trim) refuse(bytes);
     trim();
     error = cudaMalloc(&block, static_cast<size_t>(size));
     if (error == cudaErrorMemoryAllocation) {
@@ -117,7 +142,10 @@ void* Allocator::from_device(int64_t bytes) {
     }
   }
   check(device_, error, "an allocation");
-  if (guarded_) check(device_, cudaMemsetAsync(block, 0xff, static_cast<size_t>(size), stream_), "an allocation");
+  if (guarded_) {
+    wait_for_launches();  // one of them may be capturing the stream
+    check(device_, cudaMemsetAsync(block, 0xff, static_cast<size_t>(size), stream_), "an allocation");
+  }
   if (large && !guarded_) {
     const std::lock_guard lock(mutex_);
     sizes_[block] = size;
@@ -128,15 +156,21 @@ void* Allocator::from_device(int64_t bytes) {
 // The caller frees the blocks once what uses them has ended.
 void Allocator::take_cached(std::vector<void*>* blocks) {
   const std::lock_guard lock(mutex_);
-  for (std::vector<void*>& list : small_) {
+  for (std::vector<void*>& list : cache_.small) {
     blocks->insert(blocks->end(), list.begin(), list.end());
     list.clear();
   }
-  for (const auto& [size, block] : large_) {
+  for (const auto& [size, block] : cache_.large) {
     blocks->push_back(block);
     sizes_.erase(block);
   }
-  large_.clear();
+  cache_.large.clear();
+}
+
+// Never destroyed.
+std::mutex& Allocator::capturing() {
+  static std::mutex* const m = new std::mutex;
+  return *m;
 }
 
 void Allocator::wait_for_launches() {
@@ -158,7 +192,10 @@ void Allocator::trim() {
       other->launcher_->wait();
     }
   }
-  check(device_, cudaDeviceSynchronize(), "an allocation");
+  {
+    const std::lock_guard lock(capturing());
+    check(device_, cudaDeviceSynchronize(), "an allocation");
+  }
   for (void* const block : blocks) (void)cudaFree(block);
 }
 

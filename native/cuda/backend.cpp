@@ -95,7 +95,7 @@ void* allocate(Queue* queue, int64_t bytes, Status* status) {
 }
 
 void release(Queue* queue, void* memory, int64_t bytes) {
-  guard(nullptr, [&] { queue->memory.release(memory, bytes); });
+  guard(nullptr, [&] { queue->release(memory, bytes); });
 }
 
 void write(Queue* queue, void* to, const void* from, int64_t bytes, Status* status) {
@@ -116,9 +116,35 @@ uint64_t take_index_error(Queue* queue) { return queue->take_index_error(); }
 
 const char* last_kernel(Queue* queue) { return queue->last_kernel(); }
 
+Graph* make_graph(Queue* queue, Status* status) {
+  Graph* graph = nullptr;
+  guard(status, [&] { graph = queue->make_graph(); });
+  return graph;
+}
+
+void record(Queue* queue, Graph* graph) { queue->record(graph); }
+
+void release_to(Queue* queue, Graph* graph, void* memory, int64_t bytes) {
+  guard(nullptr, [&] { queue->release_to(*graph, memory, bytes); });
+}
+
+void run_graph(Queue* queue, Graph* graph, uint64_t sequence, Status* status) {
+  guard(status, [&] { queue->run_graph(*graph, sequence); });
+}
+
+void end_graph(Queue* queue, Graph* graph) {
+  guard(nullptr, [&] { queue->end_graph(graph); });
+}
+
+void copy_across(Queue* from, const void* source, Queue* to, void* target, int64_t bytes, Status* status) {
+  guard(status, [&] { from->copy_across(source, *to, target, bytes); });
+}
+
 const Backend table = {
-    kBackendAbi, device_count, device_info,      open,        close,   destroy,       allocate, release, write, read,
-    run,         idle,         take_index_error, last_kernel, nullptr, cuda::ceiling,
+    kBackendAbi,      device_count, device_info, open,          close,      destroy,
+    allocate,         release,      write,       read,          run,        idle,
+    take_index_error, last_kernel,  nullptr,     cuda::ceiling, make_graph, record,
+    release_to,       run_graph,    end_graph,   copy_across,
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <string>
 #include <utility>
@@ -64,6 +65,11 @@ struct Queue::ReadItem {
   void* context;
 };
 
+struct Queue::GraphItem {
+  Graph* graph;
+  uint64_t sequence;
+};
+
 struct Queue::WriteItem {
   void* to;
   int64_t bytes;
@@ -73,7 +79,7 @@ struct Queue::WriteItem {
 Queue::Queue(int d)
     : device(cuda::made_current(d)),
       handles(d),
-      memory(d, handles.stream, &launcher_),
+      memory_(d, handles.stream, &launcher_),
       scratch_(d, handles.stream, &launcher_),
       uploader_(d, handles.stream),
       reader_(d) {}
@@ -92,18 +98,25 @@ void Queue::throw_failure() {
   throw_if(failure);
 }
 
+void Queue::expect_not_recording() const {
+  if (recording_)
+    throw Error(Code::unsupported, "capture: expected ops alone between its begin and end, got a read or a write");
+}
+
 void* Queue::allocate(int64_t bytes) {
   cuda::expect_alive(device);
-  return memory.allocate(bytes);
+  return memory_.allocate(bytes, recording_ ? &recording_->memory : nullptr);
 }
 
 void Queue::run(const Problem& p) {
   cuda::expect_alive(device);
+  if (recording_) return recording_->record(p);
   launcher_.post(run_item, &p, p.bytes);
 }
 
 void Queue::write(void* to, const void* from, int64_t bytes) {
   cuda::expect_alive(device);
+  expect_not_recording();
   if (bytes <= kSmallWrite) {
     WriteItem item;
     item.to = to;
@@ -118,6 +131,7 @@ void Queue::write(void* to, const void* from, int64_t bytes) {
 
 void Queue::read(void* to, const void* from, int64_t bytes, Done done, void* context) {
   cuda::expect_alive(device);
+  expect_not_recording();
   if (done) return launcher_.post(read_item, ReadItem{to, from, bytes, done, context});
   launcher_.wait();
   throw_failure();
@@ -128,8 +142,48 @@ void Queue::read(void* to, const void* from, int64_t bytes, Done done, void* con
   cuda::check(device, cudaStreamSynchronize(handles.stream), last_op_);
 }
 
+// The source stays as it is while this thread waits, and so does the target.
+void Queue::copy_across(const void* source, Queue& to, void* target, int64_t bytes) {
+  read(nullptr, nullptr, 0, nullptr, nullptr);
+  cuda::expect_alive(to.device);
+  to.expect_not_recording();
+  to.launcher_.wait();
+  cuda::choose(to.device);
+  cuda::check(to.device,
+              cudaMemcpyPeerAsync(target, to.device, source, device, static_cast<size_t>(bytes), to.handles.stream),
+              "a copy between devices");
+  cuda::check(to.device, cudaStreamSynchronize(to.handles.stream), "a copy between devices");
+}
+
+Graph* Queue::make_graph() {
+  cuda::expect_alive(device);
+  auto graph = std::make_unique<Graph>();
+  graph->index_error = static_cast<uint64_t*>(memory_.allocate(sizeof *graph->index_error, &graph->memory));
+  return graph.release();
+}
+
+void Queue::run_graph(Graph& graph, uint64_t sequence) {
+  cuda::expect_alive(device);
+  expect_not_recording();
+  launcher_.post(graph_item, GraphItem{&graph, sequence});
+}
+
+// Its memory may be used again at once, by work that comes after its last run.
+void Queue::end_graph(Graph* graph) {
+  if (recording_ == graph) recording_ = nullptr;
+  memory_.release(graph->index_error, sizeof *graph->index_error, &graph->memory);
+  memory_.take_back(graph->memory);
+  if (launcher_.closed()) return destroy(graph);
+  launcher_.post(end_graph_item, graph);
+}
+
+// Of what was not done, only the end of graphs still is.
+void Queue::drop_item(void* queue, Executor::Act act, void* payload) {
+  if (act == end_graph_item) end_graph_item(queue, payload);
+}
+
 void Queue::close() {
-  launcher_.close();
+  launcher_.close(drop_item);
   reader_.close();
   // While the process ends, CUDA may be unloading already: then nothing runs any more.
   if (cudaSetDevice(device) == cudaSuccess) (void)cudaStreamSynchronize(handles.stream);
@@ -143,7 +197,7 @@ uint64_t Queue::take_index_error() { return __atomic_exchange_n(handles.error_wo
 void Queue::run_item(void* queue, void* problem) {
   Queue& q = *static_cast<Queue*>(queue);
   try {
-    q.launch(*static_cast<const Problem*>(problem));
+    q.launch(*static_cast<const Problem*>(problem), q.handles.error_word_device, nullptr);
   } catch (const Error& e) {
     q.fail(e);
   } catch (const std::bad_alloc&) {
@@ -151,13 +205,13 @@ void Queue::run_item(void* queue, void* problem) {
   }
 }
 
-void Queue::launch(const Problem& p) {
+void Queue::launch(const Problem& p, uint64_t* index_error, cuda::Pool* pool) {
   cuda::choose(device);
-  cuda::Context c{device, handles.stream, handles.multiprocessors, handles.error_word_device, &scratch_, "", {}};
+  cuda::Context c{device, handles.stream, handles.multiprocessors, index_error, &scratch_, "", {}, pool};
   last_op_ = name_of(p.op);
   // The work that uses it comes before whatever uses the memory next.
   const auto give_back = [&] {
-    for (const auto& [block, bytes] : c.scratch_blocks) scratch_.release(block, bytes);
+    for (const auto& [block, bytes] : c.scratch_blocks) scratch_.release(block, bytes, pool);
   };
   try {
     cuda::launcher_of(p.op)(c, p);
@@ -168,6 +222,70 @@ void Queue::launch(const Problem& p) {
   }
   give_back();
   last_kernel_ = c.kernel;
+}
+
+void Queue::graph_item(void* queue, void* run) {
+  Queue& q = *static_cast<Queue*>(queue);
+  const GraphItem& item = *static_cast<const GraphItem*>(run);
+  try {
+    q.launch(*item.graph, item.sequence);
+  } catch (const Error& e) {
+    q.fail(e);
+  } catch (const std::bad_alloc&) {
+    q.fail(Error(Code::out_of_memory, "a captured graph: expected host memory, got none from the system"));
+  }
+}
+
+void Queue::launch(Graph& graph, uint64_t sequence) {
+  if (graph.empty()) return;
+  cuda::choose(device);
+  last_op_ = "a captured graph";
+  if (!graph.clean)
+    cuda::check(device, cudaMemsetAsync(graph.index_error, 0, sizeof *graph.index_error, handles.stream), last_op_);
+  graph.clean = true;
+  const bool ready = graph.executable;
+  if (ready)
+    cuda::check(device, cudaGraphLaunch(graph.executable, handles.stream), last_op_);
+  else
+    graph.for_each([&](const Problem& p) { launch(p, graph.index_error, &graph.scratch); });
+  cuda::hand_on_index_error(handles.stream, graph.index_error, handles.error_word_device, sequence);
+  cuda::check(device, cudaGetLastError(), last_op_);
+  if (ready)
+    last_kernel_ = "cuda.graph";
+  else
+    capture(graph);
+}
+
+// What else in the process waits for the device at the wrong moment spoils a capture. This run has been set off, so
+// nothing is lost, and the next one tries again; when it fails again and again it is an error.
+void Queue::capture(Graph& graph) {
+  constexpr int kAttempts = 4;
+  struct Capturing {
+    cuda::Pool& pool;
+    explicit Capturing(cuda::Pool& p) : pool(p) { pool.capturing = true; }
+    ~Capturing() { pool.capturing = false; }
+  } const capturing(graph.scratch);
+  try {
+    graph.executable = cuda::captured(device, handles.stream, [&] {
+      graph.for_each([&](const Problem& p) { launch(p, graph.index_error, &graph.scratch); });
+    });
+    graph.forget_problems();
+  } catch (const Error&) {
+    if (++graph.failures >= kAttempts) throw;
+  }
+}
+
+void Queue::end_graph_item(void* queue, void* graph) {
+  static_cast<Queue*>(queue)->destroy(*static_cast<Graph**>(graph));
+}
+
+// A run that is under way ends all the same: CUDA sees to that.
+void Queue::destroy(Graph* graph) {
+  (void)cudaSetDevice(device);
+  if (graph->executable) (void)cudaGraphExecDestroy(graph->executable);
+  (void)cudaGetLastError();
+  scratch_.take_back(graph->scratch);
+  delete graph;
 }
 
 void Queue::write_item(void* queue, void* write) {

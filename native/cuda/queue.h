@@ -10,6 +10,7 @@
 #include "backend.h"
 #include "core/executor.h"
 #include "cuda/allocator.h"
+#include "cuda/graph.h"
 #include "cuda/transfer.h"
 
 namespace seqmix {
@@ -39,25 +40,43 @@ struct Queue {
   void write(void* to, const void* from, int64_t bytes);
   void read(void* to, const void* from, int64_t bytes, Done done, void* context);
   void run(const Problem&);
+  void release(void* memory, int64_t bytes) { memory_.release(memory, bytes); }
+  void copy_across(const void* source, Queue& to, void* target, int64_t bytes);
   void close();
   uint64_t take_index_error();
   const char* last_kernel() const { return last_kernel_; }
 
+  // Graphs (cuda/graph.h).
+  Graph* make_graph();
+  void record(Graph* graph) { recording_ = graph; }
+  void release_to(Graph& graph, void* memory, int64_t bytes) { memory_.release(memory, bytes, &graph.memory); }
+  void run_graph(Graph&, uint64_t sequence);
+  void end_graph(Graph*);
+
   const int device;
   cuda::Handles handles;
-  cuda::Allocator memory;
 
  private:
   struct ReadItem;
   struct WriteItem;
+  struct GraphItem;
   static void run_item(void* queue, void* problem);
   static void read_item(void* queue, void* read);
   static void write_item(void* queue, void* write);
+  static void graph_item(void* queue, void* run);
+  static void end_graph_item(void* queue, void* graph);
+  static void drop_item(void* queue, Executor::Act, void* payload);
 
-  void launch(const Problem&);
+  void launch(const Problem&, uint64_t* index_error, cuda::Pool*);
+  void launch(Graph&, uint64_t sequence);
+  void capture(Graph&);
+  void destroy(Graph*);
   void fail(const Error&);
   void throw_failure();
+  void expect_not_recording() const;
 
+  cuda::Allocator memory_;
+  Graph* recording_ = nullptr;
   cuda::Allocator scratch_;  // of the launches: in their order, which is not the JavaScript thread's
   cuda::Uploader uploader_;
   cuda::Reader reader_;

@@ -91,6 +91,37 @@ describe('generate', () => {
   })
 })
 
+// On CUDA the steps of a long generation are captured, those of a short one are not.
+describe('a long generation begins as a short one', () => {
+  const both = async (options: GenerateOptions, ids: number[][] = [prompt]) => {
+    const [short, long] = await Promise.all(
+      [12, 60].map((maxNewTokens) => collect(model.generate(ids, { ...options, maxNewTokens, ignoreEos: true }))),
+    )
+    expect([short!.length, long!.length]).toEqual([12, 60])
+    expect(long!.slice(0, 12)).toEqual(short)
+    return long!
+  }
+  test('greedily', async () => {
+    expect(await both({})).toEqual(rest.slice(0, 60).map((id) => [id]))
+  })
+  test('drawn', async () => {
+    const drawn = await both({ temperature: 1.2, topP: 0.9, seed: 3 })
+    expect(await both({ temperature: 1.2, topP: 0.9, seed: 3 })).toEqual(drawn)
+  })
+  test('in a batch', () => both({ temperature: 0.7, topK: 20, seed: 9 }, [prompt, [...prompt].reverse(), prompt]))
+
+  test('that is left early leaves nothing behind, and its cache goes on', async () => {
+    const before = liveTensors()
+    const cache = model.newCache()
+    const ids: number[] = []
+    for await (const id of model.generate(prompt, { maxNewTokens: 100, cache })) if (ids.push(id) === 30) break
+    const more = await collect(model.generate([rest[30]!], { maxNewTokens: 29, cache }))
+    expect([...ids, rest[30], ...more]).toEqual(rest.slice(0, 60))
+    cache.dispose()
+    expect(liveTensors()).toBe(before)
+  })
+})
+
 describe('sampling', () => {
   const options = { maxNewTokens: 40, temperature: 0.9, topK: 40, topP: 0.95 }
 

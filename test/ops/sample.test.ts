@@ -2,7 +2,7 @@ import { expect, test } from 'vitest'
 import { argmax, sample, tensor } from '../../lib/index.js'
 import { NDArray } from '../reference/array.js'
 import { sample as reference, type SampleOptions } from '../reference/sample.js'
-import { describeOp, expectKernel, on, put, take } from '../support/device.js'
+import { describeOp, dut, expectKernel, on, put, take } from '../support/device.js'
 import { floatTypes, halfTypes, rounded } from '../support/floats.js'
 import { layouts, place } from '../support/layout.js'
 import { describeCase, pairwise } from '../support/pairwise.js'
@@ -64,6 +64,24 @@ describeOp('sample', () => {
     expect(draws.size).toBe(15)
   })
 
+  test('the step as a counter on the device draws what the number draws', async () => {
+    const logits = new Random('counter').normal([20, 300], 3)
+    for (const options of [{}, { topK: 9 }, { topP: 0.7, temperature: 2 }, { temperature: 0 }])
+      for (const step of [0, 1, 77, 2 ** 31 - 1, -5]) {
+        const wanted = await sample(put(logits), { ...options, seed: 5, step }).data()
+        for (const dtype of ['int32', 'int64'] as const) {
+          const counter = tensor(Int32Array.of(step), { device: dut }).to(dtype)
+          for (const shaped of [counter, counter.reshape([]), counter.reshape(1, 1)])
+            expect(await sample(put(logits), { ...options, seed: 5, step: shaped }).data()).toEqual(wanted)
+          expect(Array.from(await counter.data(), Number)).toEqual([step]) // it is only read
+        }
+      }
+    const far = tensor(BigInt64Array.of(2n ** 40n), { device: dut })
+    expect(await sample(put(logits), { step: far }).data()).toEqual(
+      await sample(put(logits), { step: 2n ** 40n }).data(),
+    )
+  })
+
   test('as often as the probabilities say', async () => {
     const p = [0.5, 0.25, 0.15, 0.07, 0.03]
     const rows = 4000
@@ -123,6 +141,19 @@ describeOp('sample', () => {
       { seed: 4, topK: 1000, topP: 0.95, temperature: 0.7 },
     ])
       await check(logits, options)
+  })
+
+  test('a counter that is none is refused', () => {
+    const logits = put(new NDArray([2, 5]))
+    const wrong = [
+      [tensor(Int32Array.of(1, 2), { device: dut }), 'ERR_SHAPE'],
+      [tensor([1], { device: dut }), 'ERR_DTYPE'],
+      ['1', 'ERR_OPTION'],
+    ] as const
+    for (const [step, code] of wrong)
+      expect(() => sample(logits, { step: step as never })).toThrow(
+        expect.objectContaining({ code, message: expect.stringMatching(/^step: expected .*, got /) }),
+      )
   })
 
   test.each([

@@ -160,6 +160,12 @@ export function own(f: unknown): () => unknown {
   }
 }
 
+const twoInputs = () =>
+  dut.capture(({ a, b: [i] }) => [seqmix.silu(a), i], {
+    a: f32(2, 3) as seqmix.Tensor,
+    b: [i32([1]) as seqmix.Tensor],
+  })
+
 /** A call with good arguments; tests make some of them hostile. Option names that end in ? are misspelled ones. */
 export interface Call {
   run: (...args: never[]) => unknown
@@ -211,6 +217,41 @@ export const calls: Record<string, Call> = {
     run: seqmix.sample,
     args: () => [f32(2, 3)],
     options: () => ({ temperature: 0.7, topK: 2, topP: 0.9, seed: 1, step: 2n }),
+  },
+  'sample by a counter': { run: seqmix.sample, args: () => [f32(2, 3)], options: () => ({ step: i32([5]) }) },
+  increment: { run: seqmix.increment, args: () => [i32([1, 2]), 3] },
+  capture: {
+    run: (...a: [never, never]) => {
+      const graph = dut.capture(own(a[0]), a[1])
+      try {
+        graph.run()
+      } finally {
+        graph.dispose()
+      }
+    },
+    args: () => [() => f32(2), { a: f32(2, 3), b: [i32([1])] }],
+  },
+  'run of a graph': {
+    run: (inputs: never) => {
+      const graph = twoInputs()
+      try {
+        graph.run(inputs)
+      } finally {
+        graph.dispose()
+      }
+    },
+    args: () => [{ a: f32(2, 3), b: [i32([2])] }],
+  },
+  'inputs of a run': {
+    run: (a: never, b: never) => {
+      const graph = twoInputs()
+      try {
+        graph.run({ a, b: [b] })
+      } finally {
+        graph.dispose()
+      }
+    },
+    args: () => [f32(2, 3), i32([2])],
   },
   rmsNorm: {
     run: seqmix.rmsNorm,

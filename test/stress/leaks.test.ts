@@ -34,5 +34,6 @@ describe('nothing grows', patience, () => {
   test('over 3 000 in-place changes of what was handed out', async () => expectNone(await growth('handed out', 3_000)))
   test('over 10 000 calls that fail', async () => expectNone(await growth('errors', 10_000)))
   test('over 4 000 tensors that nobody disposes', async () => expectNone(await growth('undisposed', 1_000)))
+  test('over 1 000 graphs', async () => expectNone(await growth('graphs', 1_000)))
   test('over 1 000 generations', async () => expectNone(await growth('generations', 1_000)))
 })

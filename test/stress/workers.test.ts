@@ -13,6 +13,8 @@ describe('a worker that is terminated', patience, () => {
   test('with a long queue and many reads pending', () => expectSurvived('queue'))
   test('inside any native call', () => expectSurvived('busy', 60, 2))
   test('while promises settle', () => expectSurvived('promises'))
+  test('while its graphs run', () => expectSurvived('graphs', 40, 2))
+  test('inside a captured function', () => expectSurvived('capturing'))
   test('while it holds arrays over the memory of tensors', () => expectSurvived('arrays'))
 })
 

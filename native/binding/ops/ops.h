@@ -19,5 +19,6 @@ Napi::Value embedding(const Napi::CallbackInfo& info);
 Napi::Value silu(const Napi::CallbackInfo& info);
 Napi::Value add(const Napi::CallbackInfo& info);
 Napi::Value mul(const Napi::CallbackInfo& info);
+Napi::Value increment(const Napi::CallbackInfo& info);
 
 }  // namespace seqmix::binding

@@ -46,7 +46,7 @@ Napi::Value topk(const Napi::CallbackInfo& info) {
   return call.run(p);
 }
 
-// (logits, temperature, topK, topP, seed, step), the last two as BigInt
+// (logits, temperature, topK, topP, seed, step, counter), seed and step as BigInt; counter a tensor, or undefined
 Napi::Value sample(const Napi::CallbackInfo& info) {
   Call call(info);
   Sample p;
@@ -57,6 +57,7 @@ Napi::Value sample(const Napi::CallbackInfo& info) {
   p.top_p = call.number(3);
   p.seed = info[4].As<Napi::BigInt>().Uint64Value(&lossless);
   p.step = info[5].As<Napi::BigInt>().Uint64Value(&lossless);
+  p.counter = call.optional(6, "step");
   p.validate();
   call.allocate(p.out);
   call.rows(p.logits);

@@ -12,7 +12,7 @@ const char* name_of(Op op) {
       "linear",        "rmsNorm",
       "causalConv1d",  "causalConv1dUpdate",
       "selectiveScan", "selectiveStateUpdate",
-      "ssdChunkScan",
+      "ssdChunkScan",  "increment",
   };
   return static_cast<int>(op) < kOps ? names[static_cast<int>(op)] : "unknown op";
 }

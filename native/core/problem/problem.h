@@ -30,6 +30,7 @@ enum class Op : uint32_t {
   selective_scan,
   selective_state_update,
   ssd_chunk_scan,
+  increment,
   count
 };
 constexpr int kOps = static_cast<int>(Op::count);
@@ -48,6 +49,10 @@ struct Problem {
 // A bad index found by a kernel: the first one since the last read stays. 0 when there is none.
 SEQMIX_HD SEQMIX_INLINE constexpr uint64_t index_error(const Problem& p) {
   return p.sequence << 8 | static_cast<uint64_t>(p.op) | 0x80;
+}
+// The same bad index, met by a later run of what was recorded.
+SEQMIX_HD SEQMIX_INLINE constexpr uint64_t index_error_at(uint64_t word, uint64_t sequence) {
+  return sequence << 8 | (word & 0xff);
 }
 constexpr Op index_error_op(uint64_t word) { return static_cast<Op>(word & 0x7f); }
 constexpr uint64_t index_error_sequence(uint64_t word) { return word >> 8; }

@@ -64,6 +64,10 @@ void Sample::validate() {
     fail(Code::option_range, "temperature", "a finite number ≥ 0", std::to_string(temperature));
   if (top_k < 0) fail(Code::option_range, "topK", "a whole number ≥ 0", std::to_string(top_k));
   if (!(top_p >= 0 && top_p <= 1)) fail(Code::option_range, "topP", "a number from 0 to 1", std::to_string(top_p));
+  if (counter.present) {
+    expect_index("step", counter);
+    if (counter.size() != 1) fail(Code::shape, "step", "one element", shape_text(counter));
+  }
   out = without_last(logits, DType::int32);
   work = 1.0 * logits.size() * 40;
 }

@@ -37,7 +37,8 @@ struct Sample : Problem {
   int64_t top_k = 0;  // 0: all
   double top_p = 1;
   uint64_t seed = 0, step = 0;
-  View out;  // (rows) int32
+  View counter;  // one int32 or int64, the step when it is present: what a captured graph draws by
+  View out;      // (rows) int32
   Sample() : Problem(Op::sample, sizeof(Sample)) {}
   void validate();
 };

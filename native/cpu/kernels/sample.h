@@ -59,7 +59,8 @@ SEQMIX_VERB void for_each_kept(const float* x, int64_t n, const Cut& cut, const 
 }
 
 // The draw from few elements: best first, cut to the prefix that topP keeps, then in index order.
-inline int64_t sample_few(const Sample& p, const float* x, int64_t n, int64_t row, uint64_t* best, uint64_t* weights) {
+inline int64_t sample_few(const Sample& p, uint64_t step, const float* x, int64_t n, int64_t row, uint64_t* best,
+                          uint64_t* weights) {
   int64_t kept = p.top_k;
   best_keys(x, n, kept, best);
   uint64_t total = 0;
@@ -74,7 +75,7 @@ inline int64_t sample_few(const Sample& p, const float* x, int64_t n, int64_t ro
     while (count < kept && total < wanted) total += weights[count++];
     kept = count;
   }
-  const uint64_t r = sampling::high_product(sampling::hash(p.seed, p.step, static_cast<uint64_t>(row)), total);
+  const uint64_t r = sampling::high_product(sampling::hash(p.seed, step, static_cast<uint64_t>(row)), total);
   for (int64_t i = 1; i < kept; i++) {  // by insertion
     const uint64_t key = best[i], weight = weights[i];
     int64_t at = i;
@@ -92,12 +93,12 @@ inline int64_t sample_few(const Sample& p, const float* x, int64_t n, int64_t ro
 
 constexpr int64_t kFew = 256;
 
-inline int64_t sample_row(const Sample& p, const float* x, int64_t n, int64_t row, uint64_t* weights,
+inline int64_t sample_row(const Sample& p, uint64_t step, const float* x, int64_t n, int64_t row, uint64_t* weights,
                           uint64_t* histogram) {
   const int64_t best = argmax_row(x, n);
   const float highest_x = x[best];
   if (p.temperature == 0 || !(highest_x - highest_x == 0)) return best;  // NaN, +∞, or nothing but −∞
-  if (p.top_k > 0 && p.top_k < n && p.top_k <= kFew) return sample_few(p, x, n, row, histogram, weights);
+  if (p.top_k > 0 && p.top_k < n && p.top_k <= kFew) return sample_few(p, step, x, n, row, histogram, weights);
   for (int64_t i = 0; i < n; i++) weights[i] = sampling::weight_of(x[i], highest_x, p.temperature);
   Cut cut;
   if (p.top_k > 0 && p.top_k < n)
@@ -115,7 +116,7 @@ inline int64_t sample_row(const Sample& p, const float* x, int64_t n, int64_t ro
     cut = find_cut(x, n, cut, sampling::nucleus(p.top_p, total), histogram, [&](int64_t i) { return weights[i]; });
     total = kept_sum();
   }
-  const uint64_t r = sampling::high_product(sampling::hash(p.seed, p.step, static_cast<uint64_t>(row)), total);
+  const uint64_t r = sampling::high_product(sampling::hash(p.seed, step, static_cast<uint64_t>(row)), total);
   uint64_t running = 0;
   int64_t token = best;
   for_each_kept(x, n, cut, [&](int64_t i) {
@@ -130,13 +131,15 @@ static void sample_kernel(Context& context, const Problem& problem) {
   const auto& p = static_cast<const Sample&>(problem);
   context.kernel = SEQMIX_KERNEL("sample");
   const int64_t rows = p.logits.shape[0], n = p.logits.shape[1];
+  const uint64_t step = sampling::step_of(p.step, p.counter.data, p.counter.dtype == DType::int64);
   uint64_t* const memory = scratch<uint64_t>(context, (n + kDigits) * context.threads);
   float* const wide = wide_rows(context, p.logits);
   parallel_ranges(context, rows, grain_of(n * 16), [&](int64_t begin, int64_t end, int thread) {
     uint64_t* const mine = memory + thread * (n + kDigits);
     for (int64_t r = begin; r < end; r++) {
       const float* const x = wide_row(p.logits, r, wide, thread);
-      pointer<int32_t>(p.out)[r * p.out.stride[0]] = static_cast<int32_t>(sample_row(p, x, n, r, mine + kDigits, mine));
+      pointer<int32_t>(p.out)[r * p.out.stride[0]] =
+          static_cast<int32_t>(sample_row(p, step, x, n, r, mine + kDigits, mine));
     }
   });
 }

@@ -3,6 +3,7 @@
 #include "cpu/simd/math.h"
 #include "cpu/kernels/common.h"
 #include "cpu/kernels/elementwise.h"
+#include "cpu/kernels/increment.h"
 #include "cpu/kernels/convert.h"
 #include "cpu/kernels/copy.h"
 #include "cpu/kernels/rows.h"
@@ -41,6 +42,7 @@ static const Target target = {
         selective_scan_kernel,
         selective_state_update_kernel,
         ssd_chunk_scan_kernel,
+        increment_kernel,
     },
     fma_loop,
     read_loop,

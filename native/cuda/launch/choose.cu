@@ -39,6 +39,8 @@ void sample(Context& c, const Problem& problem) {
   r.top_k = p.top_k;
   r.seed = p.seed;
   r.step = p.step;
+  r.counter = p.counter.present ? p.counter.data : nullptr;
+  r.wide = p.counter.dtype == DType::int64;
   r.out = p.out.as<int32_t>();
   r.out_stride = p.out.stride[0];
   if (r.rows == 0) return;

@@ -21,13 +21,14 @@ struct Context {
   Allocator* memory;
   const char* kernel = "";  // set by the launcher: cuda.any.selective_scan
   std::vector<std::pair<void*, int64_t>> scratch_blocks;
+  Pool* pool = nullptr;  // the graph's whose problem this is
 
   // Device memory until the kernels set off by this launch have ended.
   template <class T>
   T* scratch(int64_t count) {
     const int64_t bytes = std::max<int64_t>(count, 1) * static_cast<int64_t>(sizeof(T));
     scratch_blocks.reserve(scratch_blocks.size() + 1);
-    void* const block = memory->allocate(bytes);
+    void* const block = memory->allocate(bytes, pool);
     scratch_blocks.emplace_back(block, bytes);
     return static_cast<T*>(block);
   }
@@ -52,6 +53,7 @@ void launch_causal_conv1d(Context&, const Problem&);
 void launch_causal_conv1d_update(Context&, const Problem&);
 void launch_selective_scan(Context&, const Problem&);
 void launch_selective_state_update(Context&, const Problem&);
+void launch_increment(Context&, const Problem&);
 
 // float32, float16, bfloat16: the order of every table of kernels by dtype.
 constexpr int kFloatDtypes = 3;

@@ -31,6 +31,7 @@ Launcher launcher_of(Op op) {
       launch_selective_scan,
       launch_selective_state_update,
       launch_ssd_chunk_scan,
+      launch_increment,
   };
   return launchers[static_cast<int>(op)];
 }

@@ -91,5 +91,6 @@ void check_linear();
 void check_conv();
 void check_scan();
 void check_state_update();
+void check_graph();
 
 }  // namespace seqmix::test

@@ -78,6 +78,15 @@ const kinds: Record<string, (i: number) => unknown> = {
     for (let n = 0; n < 4; n++) zeros([16, 1024]).narrow(0, 0, 3).transpose(0, 1)
     if (i % 20 === 0) await new Promise(setImmediate)
   },
+  /** Graphs, run or not, disposed or left to the collector. */
+  async graphs(i) {
+    const x = zeros([16, 64])
+    const graph = device().capture((t: Tensor) => linear(t, weight, { bias: new Float32Array(64) }), x)
+    for (let n = 0; n < i % 4; n++) graph.run(x)
+    if (i % 3) graph.dispose()
+    x.dispose()
+    if (i % 20 === 0) await new Promise(setImmediate)
+  },
   async generations(i) {
     let n = 0
     for await (const token of model!.generate(new Int32Array([10 + (i % 50), 20, 30]), {

@@ -1,6 +1,6 @@
 // A worker at work, until somebody ends it. What it does is named by workerData; it says 'ready' once it is at it.
 import { parentPort, workerData } from 'node:worker_threads'
-import { add, device, tensor, topk, zeros } from '../../../lib/index.js'
+import { add, device, silu, tensor, topk, zeros } from '../../../lib/index.js'
 import { computation, longScan, manyProducts, product, sharedArrays } from './work.js'
 
 const port = parentPort!
@@ -51,6 +51,36 @@ const modes: Record<string, () => Promise<void> | void> = {
   async promises() {
     ready()
     for (;;) await Promise.all(Array.from({ length: 200 }, () => product().narrow(0, 0, 4).data()))
+  },
+  /** Graphs that run, one of them new now and then; reads of what they make are pending. */
+  async graphs() {
+    const state = zeros([1 << 10])
+    const step = (x: ReturnType<typeof zeros>) => {
+      state.copyFrom(add(silu(x), state))
+      return add(state, x)
+    }
+    const graphs = [0, 1, 2].map((i) => device().capture(step, tensor(new Float32Array(1 << 10).fill(i))))
+    ready()
+    for (let i = 0; ; i++) {
+      const out = graphs[i % 3]!.run(i % 2 ? zeros([1 << 10]) : undefined)
+      const pending = out.data()
+      if (i % 10 === 0) void state.data()
+      if (i % 25 === 0) {
+        graphs[i % 3]!.dispose()
+        graphs[i % 3] = device().capture(step, state)
+      }
+      if (i % 16 === 0) await pending
+    }
+  },
+  /** In the middle of a captured function. */
+  capturing() {
+    const x = zeros([64])
+    device()
+      .capture(() => {
+        ready()
+        for (let y = x; ; y = add(silu(y), x)) held[0] = y
+      })
+      .run()
   },
   /** Arrays over memory of tensors, alive at the end. */
   arrays() {

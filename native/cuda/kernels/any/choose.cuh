@@ -158,7 +158,9 @@ struct SampleRows {
   double temperature, top_p;
   int64_t top_k;  // 0: all
   uint64_t seed, step;
-  Wide* weights;  // n a block
+  const void* counter;  // the step, where it lives on the device
+  bool wide;            // it is an int64
+  Wide* weights;        // n a block
   int32_t* out;
   int64_t out_stride;
 };
@@ -170,6 +172,7 @@ __global__ void __launch_bounds__(512) sample_rows(const __grid_constant__ Sampl
   __shared__ Histogram histogram;
   __shared__ Wide shared[32];
   Wide* const weights = p.weights + blockIdx.x * p.n;
+  const uint64_t step = sampling::step_of(p.step, p.counter, p.wide);
   for (int64_t r = blockIdx.x; r < p.rows; r += gridDim.x) {
     const T* const row = p.logits.row(r);
     const int32_t best = index_of(best_of(row, p.n, shared));
@@ -212,7 +215,7 @@ __global__ void __launch_bounds__(512) sample_rows(const __grid_constant__ Sampl
       if (i < warp) before += shared[i];
       total += shared[i];
     }
-    const Wide draw = sampling::high_product(sampling::hash(p.seed, p.step, static_cast<uint64_t>(r)), total);
+    const Wide draw = sampling::high_product(sampling::hash(p.seed, step, static_cast<uint64_t>(r)), total);
     if (before <= draw && draw < before + own) {
       int64_t i = from;
       for (Wide running = before + kept(i); running <= draw; running += kept(i)) i++;
