@@ -10,9 +10,10 @@ import type { ModelCache } from './cache.js'
 import type { Plan } from './generate.js'
 import type { Network } from './network.js'
 
-// The steps asked for as they are, and the least number of others that a graph is made for.
+// The steps asked for as they are, and the least number of others that a graph is made for: none yet, until what a graph
+// saves has been measured on a GPU.
 const DIRECT = 3
-const WORTH = 16
+const WORTH = Infinity
 
 export class Steps {
   private graph: Graph<Tensor, Tensor> | undefined
