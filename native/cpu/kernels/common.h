@@ -47,12 +47,13 @@ SEQMIX_VERB int64_t size_of_view(const View& v) {
   return n;
 }
 
-// body.template operator()<T>() with T the type of a floating-point dtype: float, Half or Brain.
+// body(T{}) with T the type of a floating-point dtype: float, Half or Brain. (A template lambda would say it plainer,
+// but the linter cannot read one.)
 template <class F>
 SEQMIX_VERB void with_float(DType dtype, const F& body) {
-  if (dtype == DType::float32) return body.template operator()<float>();
-  if (dtype == DType::float16) return body.template operator()<Half>();
-  return body.template operator()<Brain>();
+  if (dtype == DType::float32) return body(float{});
+  if (dtype == DType::float16) return body(Half{});
+  return body(Brain{});
 }
 
 // Where row `row` of a view begins, when all dimensions but the last are counted through as rows; in elements.
@@ -91,7 +92,8 @@ inline View widened(Context& context, const View& v) {
   }
   if (size == 0) return wide;
   const int64_t step = v.rank ? v.stride[v.rank - 1] : 1;
-  with_float(v.dtype, [&]<class T>() {
+  with_float(v.dtype, [&](auto kind) {
+    using T = decltype(kind);
     for (int64_t row = 0; row < size / n; row++) {
       const T* const from = pointer<T>(v) + row_offset(v, row);
       for (int64_t i = 0; i < n; i += W)

@@ -22,7 +22,8 @@ static void silu_kernel(Context& context, const Problem& problem) {
   const auto& p = static_cast<const Silu&>(problem);
   context.kernel = SEQMIX_KERNEL("silu");
   const int64_t sx = last_stride(p.x), so = last_stride(p.out);
-  with_float(p.out.dtype, [&]<class T>() {
+  with_float(p.out.dtype, [&](auto kind) {
+    using T = decltype(kind);
     for_each_run(context, p.out, [&](int64_t row, int64_t begin, int64_t end) {
       const T* const x = pointer<T>(p.x) + row_offset(p.x, row);
       T* const out = pointer<T>(p.out) + row_offset(p.out, row);
@@ -53,7 +54,8 @@ struct Product {
 template <class Operation>
 inline void binary(Context& context, const Binary& p) {
   const int64_t sa = last_stride(p.a), sb = last_stride(p.b), so = last_stride(p.out);
-  with_float(p.out.dtype, [&]<class T>() {
+  with_float(p.out.dtype, [&](auto kind) {
+    using T = decltype(kind);
     for_each_run(context, p.out, [&](int64_t row, int64_t begin, int64_t end) {
       const T* const a = pointer<T>(p.a) + row_offset(p.a, row);
       const T* const b = pointer<T>(p.b) + row_offset(p.b, row);

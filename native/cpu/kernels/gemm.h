@@ -102,7 +102,10 @@ struct Operand {
 
 SEQMIX_VERB Operand operand(const View& rows) {
   Operand o{pointer<const char>(rows), rows.stride[0], size_of(rows.dtype), nullptr};
-  with_float(rows.dtype, [&]<class T>() { o.pack = pack_rows<T>; });
+  with_float(rows.dtype, [&](auto kind) {
+    using T = decltype(kind);
+    o.pack = pack_rows<T>;
+  });
   return o;
 }
 

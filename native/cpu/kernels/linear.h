@@ -29,7 +29,8 @@ struct Finish {
   SEQMIX_VERB void put(int64_t row, int64_t feature, vf v, int64_t n) const {
     if (bias.present) v = v + channels(bias, feature, n, 0);
     if (p.activation == Activation::silu) v = silu(v);
-    with_float(p.out.dtype, [&]<class T>() {
+    with_float(p.out.dtype, [&](auto kind) {
+      using T = decltype(kind);
       if (p.residual.present) v = v + load_head(pointer<T>(p.residual) + row * p.residual.stride[0] + feature, n);
       T* const to = pointer<T>(p.out) + row * p.out.stride[0] + feature;
       if (n == W)
@@ -104,7 +105,10 @@ static void linear_dot(Context& context, const Linear& p, const Finish& finish) 
   const int64_t rows = p.x.shape[0], in = p.x.shape[1], features = p.weight.shape[0];
   const View x = widened(context, p.x);
   DotRows dot = nullptr;
-  with_float(p.weight.dtype, [&]<class T>() { dot = dot_tables<T>[rows - 1]; });
+  with_float(p.weight.dtype, [&](auto kind) {
+    using T = decltype(kind);
+    dot = dot_tables<T>[rows - 1];
+  });
   // Pieces large enough to be read at full rate, and many enough to end together.
   const int64_t row_bytes = most(1, in * size_of(p.weight.dtype)), bytes = features * row_bytes;
   const int64_t piece = most(1 << 14, least(1 << 17, bytes / (8 * context.threads)));
@@ -140,7 +144,10 @@ static void linear_few(Context& context, const Linear& p, const Finish& finish) 
   const int64_t rows = p.x.shape[0], in = p.x.shape[1], features = p.weight.shape[0];
   const Operand x = operand(p.x), w = operand(p.weight);
   void (*widen)(const void*, int64_t, int64_t, int64_t, float*) = nullptr;
-  with_float(p.weight.dtype, [&]<class T>() { widen = widen_rows<T>; });
+  with_float(p.weight.dtype, [&](auto kind) {
+    using T = decltype(kind);
+    widen = widen_rows<T>;
+  });
   const int64_t lanes = ceil_div(rows, W) * W;
   float* const packed = scratch<float>(context, lanes * in);
   parallel_ranges(context, ceil_div(in, kFewDepth), grain_of(rows * kFewDepth), [&](int64_t begin, int64_t end, int) {

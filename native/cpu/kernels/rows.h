@@ -72,7 +72,8 @@ SEQMIX_VERB void copy_row(const From* from, To* to, int64_t n) {
 // A row as float32: where it lies, or widened into the thread's part of `memory`, which wide_rows gave.
 SEQMIX_VERB const float* wide_row(const View& v, int64_t row, float* memory, int thread) {
   const float* wide = nullptr;
-  with_float(v.dtype, [&]<class T>() {
+  with_float(v.dtype, [&](auto kind) {
+    using T = decltype(kind);
     const T* const from = pointer<T>(v) + row * v.stride[0];
     if constexpr (sizeof(T) == sizeof(float)) {
       wide = from;
@@ -110,7 +111,8 @@ static void softmax_kernel(Context& context, const Problem& problem) {
   context.kernel = SEQMIX_KERNEL("softmax");
   const int64_t rows = p.x.shape[0], n = p.x.shape[1];
   float* const memory = wide_rows(context, p.x);
-  with_float(p.out.dtype, [&]<class T>() {
+  with_float(p.out.dtype, [&](auto kind) {
+    using T = decltype(kind);
     parallel_ranges(context, rows, grain_of(n * 4), [&](int64_t begin, int64_t end, int thread) {
       for (int64_t r = begin; r < end; r++) {
         T* const out = pointer<T>(p.out) + r * p.out.stride[0];
@@ -186,7 +188,8 @@ static void rms_norm_kernel(Context& context, const Problem& problem) {
   const View wide = widened(context, p.weight);
   const float* const weight = wide.present ? floats(wide) : nullptr;
   const bool wide_residual = p.residual.dtype == DType::float32, wide_sum = p.sum.dtype == DType::float32;
-  with_float(p.x.dtype, [&]<class T>() {
+  with_float(p.x.dtype, [&](auto kind) {
+    using T = decltype(kind);
     if (!p.residual.present) return norm_rows<T>(context, p, weight);
     if (wide_residual) return norm_sums<T, float, float>(context, p, weight);
     if (wide_sum) return norm_sums<T, T, float>(context, p, weight);
@@ -194,27 +197,34 @@ static void rms_norm_kernel(Context& context, const Problem& problem) {
   });
 }
 
+// Row id of the table is copied to each place of `ids` that names it.
+template <class From, class To>
+static void look_up(Context& context, const Embedding& p) {
+  const int64_t count = p.ids.shape[0], vocabulary = p.table.shape[0], n = p.table.shape[1];
+  parallel_ranges(context, count, grain_of(n), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t at = i * p.ids.stride[0];
+      const int64_t id = p.ids.dtype == DType::int64 ? static_cast<const int64_t*>(p.ids.data)[at]
+                                                     : static_cast<int64_t>(ints(p.ids)[at]);
+      To* const out = pointer<To>(p.out) + i * p.out.stride[0];
+      if (id >= 0 && id < vocabulary) {
+        copy_row(pointer<From>(p.table) + id * p.table.stride[0], out, n);
+      } else {
+        report_index_error(context, p);
+        fill_row(out, n, 0.0f);
+      }
+    }
+  });
+}
+
 static void embedding_kernel(Context& context, const Problem& problem) {
   const auto& p = static_cast<const Embedding&>(problem);
   context.kernel = SEQMIX_KERNEL("embedding");
-  const int64_t count = p.ids.shape[0], vocabulary = p.table.shape[0], n = p.table.shape[1];
-  const auto look_up = [&]<class From, class To>() {
-    parallel_ranges(context, count, grain_of(n), [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; i++) {
-        const int64_t at = i * p.ids.stride[0];
-        const int64_t id = p.ids.dtype == DType::int64 ? static_cast<const int64_t*>(p.ids.data)[at]
-                                                       : static_cast<int64_t>(ints(p.ids)[at]);
-        To* const out = pointer<To>(p.out) + i * p.out.stride[0];
-        if (id >= 0 && id < vocabulary) {
-          copy_row(pointer<From>(p.table) + id * p.table.stride[0], out, n);
-        } else {
-          report_index_error(context, p);
-          fill_row(out, n, 0.0f);
-        }
-      }
+  with_float(p.table.dtype, [&](auto from) {
+    using From = decltype(from);
+    with_float(p.out.dtype, [&](auto to) {
+      using To = decltype(to);
+      look_up<From, To>(context, p);
     });
-  };
-  with_float(p.table.dtype, [&]<class From>() {
-    with_float(p.out.dtype, [&]<class To>() { look_up.template operator()<From, To>(); });
   });
 }

@@ -39,7 +39,8 @@ static void argmax_kernel(Context& context, const Problem& problem) {
   const auto& p = static_cast<const ArgMax&>(problem);
   context.kernel = SEQMIX_KERNEL("argmax");
   const int64_t n = p.x.shape[1];
-  with_float(p.x.dtype, [&]<class T>() {
+  with_float(p.x.dtype, [&](auto kind) {
+    using T = decltype(kind);
     parallel_ranges(context, p.x.shape[0], grain_of(n), [&](int64_t begin, int64_t end, int) {
       for (int64_t r = begin; r < end; r++)
         pointer<int32_t>(p.out)[r * p.out.stride[0]] =
@@ -110,7 +111,8 @@ static void topk_kernel(Context& context, const Problem& problem) {
     uint64_t* const best = heaps + thread * k;
     for (int64_t r = begin; r < end; r++) {
       best_keys(wide_row(p.x, r, memory, thread), n, k, best);
-      with_float(p.x.dtype, [&]<class T>() {
+      with_float(p.x.dtype, [&](auto kind) {
+        using T = decltype(kind);
         for (int64_t i = 0; i < k; i++) {
           const int64_t at = choice_index(best[i]);
           pointer<T>(p.values)[r * p.values.stride[0] + i] = pointer<T>(p.x)[r * p.x.stride[0] + at];

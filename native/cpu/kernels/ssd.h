@@ -63,7 +63,8 @@ inline void ssd_load_state(const SsdChunkScan& p, int64_t row, int64_t head, int
     for (int64_t i = 0; i < n * kSsdStrip; i += W) store(state + i, set1(0));
     return;
   }
-  with_float(v.dtype, [&]<class T>() {
+  with_float(v.dtype, [&](auto kind) {
+    using T = decltype(kind);
     ssd_turn(pointer<T>(v) + row * v.stride[0] + head * v.stride[1] + strip * kSsdStrip * v.stride[2], v.stride[2],
              v.stride[3], ssd_channels(p, strip), n, kSsdStrip, state);
   });
@@ -96,7 +97,8 @@ struct SsdRows {
 // Copied into (tokens, pitch), padded with zeros; pitch a multiple of W.
 inline void ssd_copy_rows(const View& v, const SsdPiece& at, int64_t group, int64_t pitch, float* to) {
   const int64_t n = v.shape[3];
-  with_float(v.dtype, [&]<class T>() {
+  with_float(v.dtype, [&](auto kind) {
+    using T = decltype(kind);
     const T* const from = pointer<T>(v) + at.row * v.stride[0] + at.t0 * v.stride[1] + group * v.stride[2];
     for (int64_t t = 0; t < at.count; t++)
       for (int64_t k = 0; k < n; k += W)
@@ -118,7 +120,8 @@ inline void ssd_deltas(const SsdChunkScan& p, const SsdPiece& at, int64_t head, 
   const vf bias = set1(p.dt_bias.present ? floats(p.dt_bias)[head * p.dt_bias.stride[0]] : 0.0f);
   const vf low = set1(static_cast<float>(p.dt_min)), high = set1(static_cast<float>(p.dt_max));
   const int64_t step = p.dt.stride[1];
-  with_float(p.dt.dtype, [&]<class T>() {
+  with_float(p.dt.dtype, [&](auto kind) {
+    using T = decltype(kind);
     const T* const from = pointer<T>(p.dt) + at.row * p.dt.stride[0] + at.t0 * step + head * p.dt.stride[2];
     for (int64_t t = 0; t < at.count; t += W) {
       vf v = ssd_load(from + t * step, step, least(W, at.count - t)) + bias;
@@ -132,7 +135,8 @@ inline void ssd_deltas(const SsdChunkScan& p, const SsdPiece& at, int64_t head, 
 inline void ssd_load_strip(const SsdChunkScan& p, const SsdPiece& at, int64_t head, int64_t strip, float* to) {
   const View& v = p.x;
   const int64_t n0 = least(W, ssd_channels(p, strip)), n1 = ssd_channels(p, strip) - n0, step = v.stride[3];
-  with_float(v.dtype, [&]<class T>() {
+  with_float(v.dtype, [&](auto kind) {
+    using T = decltype(kind);
     const T* from =
         pointer<T>(v) + at.row * v.stride[0] + at.t0 * v.stride[1] + head * v.stride[2] + strip * kSsdStrip * step;
     for (int64_t t = 0; t < at.count; t++, from += v.stride[1], to += kSsdStrip) {
@@ -154,7 +158,8 @@ SEQMIX_VERB void ssd_store(T* to, vf v, int64_t n) {
 inline void ssd_finish_strip(const SsdChunkScan& p, const SsdPiece& at, int64_t head, int64_t strip, const float* y,
                              const float* x) {
   const int64_t n = ssd_channels(p, strip), first = strip * kSsdStrip;
-  with_float(p.x.dtype, [&]<class T>() {
+  with_float(p.x.dtype, [&](auto kind) {
+    using T = decltype(kind);
     T* to = pointer<T>(p.out) + at.row * p.out.stride[0] + at.t0 * p.out.stride[1] + head * p.out.stride[2] + first;
     for (int64_t c = 0; c < n; c += W) {
       const int64_t count = least(W, n - c);
