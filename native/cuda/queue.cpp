@@ -17,6 +17,9 @@ namespace cuda {
 Handles::Handles(int device) {
   try {
     check(device, cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device), "opening");
+    int major = 0;
+    check(device, cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "opening");
+    overlap = major == 9;
     check(device, cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "opening");
     check(device,
           cudaHostAlloc(reinterpret_cast<void**>(&error_word), sizeof *error_word,
@@ -207,7 +210,8 @@ void Queue::run_item(void* queue, void* problem) {
 
 void Queue::launch(const Problem& p, uint64_t* index_error, cuda::Pool* pool) {
   cuda::choose(device);
-  cuda::Context c{device, handles.stream, handles.multiprocessors, index_error, &scratch_, "", {}, pool};
+  cuda::Context c{device, handles.stream, handles.multiprocessors, index_error, &scratch_, "",
+                  {},     pool,           handles.overlap};
   last_op_ = name_of(p.op);
   // The work that uses it comes before whatever uses the memory next.
   const auto give_back = [&] {

@@ -23,6 +23,7 @@ struct Handles {
   uint64_t* error_word = nullptr;  // pinned; kernels write it through error_word_device
   uint64_t* error_word_device = nullptr;
   int multiprocessors = 0;
+  bool overlap = false;  // launch/launch.h: Context
 
   explicit Handles(int device);
   ~Handles();

@@ -22,6 +22,8 @@ struct Context {
   const char* kernel = "";  // set by the launcher: cuda.any.selective_scan
   std::vector<std::pair<void*, int64_t>> scratch_blocks;
   Pool* pool = nullptr;  // the graph's whose problem this is
+  bool overlap = false;  // kernels may be set off while the one before runs: compute capability 9, for which the
+                         // library has machine code that waits (what is compiled from PTX of 8.0 does not)
 
   // Device memory until the kernels set off by this launch have ended.
   template <class T>
@@ -60,6 +62,21 @@ constexpr int kFloatDtypes = 3;
 constexpr int dtype_index(DType dtype) { return static_cast<int>(dtype); }
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Sets off a kernel that begins with ptx::wait_for_earlier_kernels, while the one before it may still run.
+template <class... P, class... A>
+void set_off(const Context& c, void (*kernel)(P...), dim3 grid, dim3 block, const A&... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = c.stream;
+  config.attrs = &attribute;
+  config.numAttrs = c.overlap ? 1 : 0;
+  (void)cudaLaunchKernelEx(&config, kernel, P(arguments)...);  // the caller asks cudaGetLastError
+}
 
 // Blocks of a grid-stride loop over `items`: one each where that is not far more than the chip runs at a time.
 inline unsigned grid_for(const Context& c, int64_t items, int64_t blocks_per_multiprocessor) {

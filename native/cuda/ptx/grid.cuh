@@ -1,0 +1,22 @@
+// A kernel that is set off while the one before it still runs (programmatic dependent launch). One instruction, one
+// function; on what comes before Hopper, where kernels are set off one after another, they do nothing.
+#pragma once
+
+namespace seqmix::cuda::ptx {
+
+// Until every kernel before this one has ended and what it wrote can be seen. Every thread of such a kernel calls it
+// before it reads or writes memory, so that the end of a kernel means the end of all those before it.
+__device__ __forceinline__ void wait_for_earlier_kernels() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// The next kernel's blocks may come as soon as all blocks of this one have called it, or ended.
+__device__ __forceinline__ void let_next_kernel_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+}  // namespace seqmix::cuda::ptx
