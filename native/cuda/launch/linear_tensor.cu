@@ -78,16 +78,26 @@ void launch_few(Context& c, LinearArgs a, bool clusters) {
   (void)cudaLaunchKernelEx(&config, kernel, a);
 }
 
-// What a tile costs on one of Hopper's multiprocessors, in cycles, from measurements on an H200: a step is 64 elements
-// of `in`, the finish the time from the last step to the next tile's first.
+// What a tile costs one of Hopper's multiprocessors, in nanoseconds, fitted to timings of all but r64_f96 (set between
+// its neighbours) on an H200, which it meets within some 15%: what it picks of them was at most 10% slower than the
+// best. A step is 64 elements of `in`.
 struct HopperCost {
   HopperTile tile;
-  int64_t step, finish;
+  int64_t step;
 };
-constexpr HopperCost kHopperCosts[] = {
-    {HopperTile::r64_f64, 315, 700}, {HopperTile::r128_f128, 630, 2500}, {HopperTile::r128_f256, 1150, 8500}};
-constexpr int64_t kMeeting = 1500;  // of a cluster that adds up its parts
-constexpr int64_t kAdding = 24;     // bytes of other blocks' sums read in a cycle
+constexpr HopperCost kHopperCosts[] = {{HopperTile::r64_f64, 220},   {HopperTile::r64_f96, 270},
+                                       {HopperTile::r128_f96, 335},  {HopperTile::r128_f128, 365},
+                                       {HopperTile::r128_f160, 450}, {HopperTile::r128_f192, 505},
+                                       {HopperTile::r128_f256, 695}};
+constexpr int64_t kFinished = 13;                // elements of the result, in a nanosecond
+constexpr int64_t kMeeting = 2000, kAdded = 18;  // the same of a cluster that adds up its parts, and what comes before
+
+// Clusters that surely run at the same time: the others would begin when these have ended. A cluster needs a place
+// within one of the chip's eight or so groups of multiprocessors, some of which lack a few. A pair always has one; of
+// more blocks, even unlucky groups have room for three quarters of the chip.
+int64_t room_for(int64_t multiprocessors, const HopperShape& shape, int splits) {
+  return (splits <= 2 ? multiprocessors : multiprocessors * 3 / 4) * shape.blocks / splits;
+}
 
 bool launch_hopper(Context& c, const LinearArgs& a) {
   const int64_t steps = ceil_div(a.in, kHopperDepth);
@@ -96,13 +106,19 @@ bool launch_hopper(Context& c, const LinearArgs& a) {
   int64_t least = INT64_MAX;
   for (const HopperCost& cost : kHopperCosts) {
     const HopperShape shape = shape_of(cost.tile);
+    if (a.rows <= 64 && shape.rows > 64) continue;
     const int64_t tiles = ceil_div(a.rows, shape.rows) * ceil_div(a.features, shape.features);
-    for (int s = 1; s <= kMostHopperSplits; s *= 2) {
-      if (s > 1 && (s > steps || tiles * s > c.multiprocessors || cost.tile == HopperTile::r128_f256)) break;
-      const int64_t cycles = ceil_div(tiles * s, c.multiprocessors) * (ceil_div(steps, s) * cost.step + cost.finish) +
-                             (s > 1 ? kMeeting + shape.rows * shape.features * 4 / kAdding : 0);
-      if (cycles >= least) continue;
-      least = cycles;
+    const int64_t elements = shape.rows * shape.features;
+    for (int s = 1; s <= std::min<int64_t>(kMostHopperSplits, steps); s++) {
+      if (s > 1 && tiles > room_for(c.multiprocessors, shape, s)) break;
+      // Two blocks on a multiprocessor share it: without parts that is counted as one after the other, with parts as
+      // both at the same time, each slower.
+      const int64_t rounds = s > 1 ? 1 : ceil_div(tiles, c.multiprocessors);
+      const int64_t step = s > 1 && tiles * s > c.multiprocessors ? cost.step * 7 / 4 : cost.step;
+      const int64_t each = ceil_div(steps, s) * step + elements / kFinished;
+      const int64_t time = rounds * each + (s > 1 ? kMeeting + elements / kAdded : 0);
+      if (time >= least) continue;
+      least = time;
       tile = cost.tile;
       splits = s;
     }

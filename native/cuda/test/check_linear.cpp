@@ -8,7 +8,8 @@ namespace seqmix::test {
 
 namespace {
 
-// How the operands' rows lie. narrowed: a part of longer rows, which begin on 16 bytes all the same.
+// How the operands' rows lie, and the result's where it is `narrowed`: a part of longer rows, which begin on 16 bytes
+// all the same.
 enum class Rows { dense, odd, narrowed };
 constexpr Rows kRows[] = {Rows::dense, Rows::odd, Rows::narrowed};
 
@@ -51,6 +52,7 @@ void check(int64_t rows, int64_t in, int64_t features, Rows layout, DType x_dtyp
   if (extras.residual) p.residual = residual.view;
   if (extras.silu) p.activation = Activation::silu;
   p.validate();
+  if (layout == Rows::narrowed) p.out.stride[0] = residual.view.stride[0];
   Array out(p.out);
   p.out = out.view();
   device.run(p);
@@ -79,7 +81,7 @@ void check_sizes(DType x_dtype, DType weight_dtype, Rows layout, const Extras& e
   for (const int64_t rows : {1, 2, 3, 5, 8, 9, 16}) {
     one(rows, 48, 33);
     one(rows, 131, 7);
-    one(rows, 776, 500);
+    one(rows, 776, 132);
   }
   one(1, 1, 1);
   one(3, 0, 20);
@@ -96,7 +98,7 @@ void check_sizes(DType x_dtype, DType weight_dtype, Rows layout, const Extras& e
 // Sizes that take the large tiles: float32 sums of fewer terms, so that the plain loop ends soon.
 void check_large(DType x_dtype, DType weight_dtype, Rows layout) {
   check(1500, 40, 1700, layout, x_dtype, weight_dtype, kAll);
-  check(640, 72, 5000, layout, x_dtype, weight_dtype, kNone);
+  check(640, 72, 4000, layout, x_dtype, weight_dtype, kNone);
 }
 
 }  // namespace

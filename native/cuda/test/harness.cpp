@@ -123,6 +123,8 @@ void store(unsigned char* to, DType t, double value) {
   }
 }
 
+constexpr int64_t kGuard = 256;  // bytes after an output, which nothing may write to
+
 }  // namespace
 
 Array::Array(DType dtype, const Shape& shape, Layout layout) {
@@ -146,8 +148,13 @@ Array::Array(DType dtype, const Shape& shape, Layout layout) {
   values_.assign(static_cast<size_t>(view_.size()), 0);
 }
 
-Array::Array(const View& described) : view_(described) {
-  const int64_t bytes = bytes_of(view_);
+Array::Array(const View& described) : view_(described), described_(true) {
+  int64_t bytes = kGuard;
+  if (view_.size() > 0) {
+    int64_t last = 0;
+    for (int i = 0; i < view_.rank; i++) last += (view_.shape[i] - 1) * view_.stride[i];
+    bytes += (last + 1) * size_of(view_.dtype);
+  }
   bytes_.assign(static_cast<size_t>(bytes), 0);
   values_.assign(static_cast<size_t>(view_.size()), 0);
   memory_ = device.allocate(bytes);
@@ -171,6 +178,7 @@ Array& Array::operator=(Array&& other) noexcept {
   std::swap(bytes_, other.bytes_);
   std::swap(offset_, other.offset_);
   std::swap(memory_, other.memory_);
+  std::swap(described_, other.described_);
   return *this;
 }
 
@@ -204,6 +212,13 @@ void Array::download() {
   const int64_t size = size_of(view_.dtype);
   for (size_t i = 0; i < values_.size(); i++)
     values_[i] = load(bytes_.data() + offset_of(static_cast<int64_t>(i)) * size, view_.dtype);
+  if (!described_) return;
+  std::vector<unsigned char> rest = bytes_;
+  for (size_t i = 0; i < values_.size(); i++)
+    std::memset(rest.data() + offset_of(static_cast<int64_t>(i)) * size, 0xff, static_cast<size_t>(size));
+  const bool kept = std::all_of(rest.begin(), rest.end(), [](unsigned char byte) { return byte == 0xff; });
+  expect(std::string("what lies between and after the elements is kept, ") + device.backend->last_kernel(device.queue),
+         kept);
 }
 
 std::mt19937& random() {

@@ -35,7 +35,8 @@ class Array {
  public:
   Array() = default;
   Array(DType dtype, const Shape& shape, Layout layout = Layout::dense);
-  // A described output: memory is allocated and poisoned.
+  // A described output: memory is allocated and poisoned, and more after it; download() checks that what is no element
+  // still holds the poison.
   explicit Array(const View& described);
   ~Array();
   Array(Array&&) noexcept;
@@ -59,6 +60,7 @@ class Array {
   std::vector<unsigned char> bytes_;
   int64_t offset_ = 0;  // of the first element, in elements
   void* memory_ = nullptr;
+  bool described_ = false;
 };
 
 // Values the dtype holds.

@@ -39,15 +39,14 @@ struct LinearArgs {
     return b;
   }
 
-  // Eight features, a multiple of eight first, for T of 16 bits: what the fast exponential and division lose is far
-  // below its rounding.
+  // Eight features, a multiple of eight first, for T of 16 bits.
   template <class T>
   __device__ __forceinline__ void finish8(int64_t row, int64_t feature, Floats<8> sums, const Floats<8>& b) const {
 #pragma unroll
     for (int i = 0; i < 8; i++) sums.v[i] += b.v[i];
     if (silu) {
 #pragma unroll
-      for (int i = 0; i < 8; i++) sums.v[i] = __fdividef(sums.v[i], 1.0f + __expf(-sums.v[i]));
+      for (int i = 0; i < 8; i++) sums.v[i] = fast_silu(sums.v[i]);
     }
     const bool whole = wide && feature + 8 <= features;
     if (residual) {
