@@ -29,6 +29,8 @@ export interface Work {
   bytes?: number
   /** float32 operations, two for each multiply-add. */
   operations?: number
+  /** Those that tensor cores may do, of 16-bit operands. */
+  products?: number
   /** Exponentials, logarithms and reciprocals: what CUDA's special function units do. */
   special?: number
 }
@@ -40,6 +42,7 @@ export function floorOf(work: Work, c: Ceilings): number {
     Math.max(
       (work.bytes ?? 0) / Math.max(c.read, c.copy),
       (work.operations ?? 0) / c.fma,
+      (work.products ?? 0) / (c.bf16 ?? c.fma),
       c.ex2 ? (work.special ?? 0) / c.ex2 : 0,
     )
   )

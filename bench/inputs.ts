@@ -1,5 +1,5 @@
 // Random inputs: never zeros, which some machines work on faster.
-import { type Device, type Tensor, tensor } from '../lib/index.js'
+import { type DType, type Device, type Tensor, tensor } from '../lib/index.js'
 
 let state = 12345
 
@@ -28,9 +28,9 @@ export class Inputs {
     return t
   }
 
-  uniform(shape: readonly number[], from = -1, to = 1): Tensor {
+  uniform(shape: readonly number[], from = -1, to = 1, dtype: DType = 'float32'): Tensor {
     const count = shape.reduce((n, d) => n * d, 1)
-    return this.keep(tensor(values(count, from, to), { shape, device: this.device }))
+    return this.keep(tensor(values(count, from, to), { shape, dtype, device: this.device }))
   }
 
   /** (b, d, L) whose memory is (b, d, L), or (b, L, d). */

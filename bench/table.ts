@@ -6,7 +6,6 @@ const measuredKeys = new Set([
   'op',
   'pass',
   'device',
-  'dtype',
   'ms',
   'ms_min',
   'us',
@@ -33,7 +32,9 @@ export class Table {
 
   /** The case in a few words: `scan B=1 D=1536 L=2048 N=16 layout=bdl`. */
   words(row: Record<string, unknown>): string {
-    const letters = Object.entries(row).filter(([key]) => !measuredKeys.has(key))
+    const letters = Object.entries(row).filter(
+      ([key, value]) => !measuredKeys.has(key) && !(key === 'dtype' && value === 'float32'),
+    )
     return [row.op, ...letters.map(([key, value]) => (key === 'name' ? value : `${key}=${String(value)}`))].join(' ')
   }
 
