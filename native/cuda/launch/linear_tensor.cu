@@ -78,9 +78,8 @@ void launch_few(Context& c, LinearArgs a, bool clusters) {
   (void)cudaLaunchKernelEx(&config, kernel, a);
 }
 
-// What a tile costs one of Hopper's multiprocessors, in nanoseconds, fitted to timings of all but r64_f96 (set between
-// its neighbours) on an H200, which it meets within some 15%: what it picks of them was at most 10% slower than the
-// best. A step is 64 elements of `in`.
+// What a tile costs one of Hopper's multiprocessors, in nanoseconds, fitted to timings on an H200, which it meets
+// within some 10%: what it picks of them was at most 17% slower than the best. A step is 64 elements of `in`.
 struct HopperCost {
   HopperTile tile;
   int64_t step;
@@ -89,8 +88,8 @@ constexpr HopperCost kHopperCosts[] = {{HopperTile::r64_f64, 220},   {HopperTile
                                        {HopperTile::r128_f96, 335},  {HopperTile::r128_f128, 365},
                                        {HopperTile::r128_f160, 450}, {HopperTile::r128_f192, 505},
                                        {HopperTile::r128_f256, 695}};
-constexpr int64_t kFinished = 13;                // elements of the result, in a nanosecond
-constexpr int64_t kMeeting = 2000, kAdded = 18;  // the same of a cluster that adds up its parts, and what comes before
+constexpr int64_t kFinished = 13;               // elements of the result, in a nanosecond
+constexpr int64_t kMeeting = 400, kAdded = 14;  // of a cluster that adds up its parts: for each block; elements, again
 
 // Clusters that surely run at the same time: the others would begin when these have ended. A cluster needs a place
 // within one of the chip's eight or so groups of multiprocessors, some of which lack a few. A pair always has one; of
@@ -114,9 +113,9 @@ bool launch_hopper(Context& c, const LinearArgs& a) {
       // Two blocks on a multiprocessor share it: without parts that is counted as one after the other, with parts as
       // both at the same time, each slower.
       const int64_t rounds = s > 1 ? 1 : ceil_div(tiles, c.multiprocessors);
-      const int64_t step = s > 1 && tiles * s > c.multiprocessors ? cost.step * 7 / 4 : cost.step;
+      const int64_t step = s > 1 && tiles * s > c.multiprocessors ? cost.step * 8 / 5 : cost.step;
       const int64_t each = ceil_div(steps, s) * step + elements / kFinished;
-      const int64_t time = rounds * each + (s > 1 ? kMeeting + elements / kAdded : 0);
+      const int64_t time = rounds * each + (s > 1 ? s * kMeeting + elements / kAdded : 0);
       if (time >= least) continue;
       least = time;
       tile = cost.tile;
