@@ -10,10 +10,9 @@ import type { ModelCache } from './cache.js'
 import type { Plan } from './generate.js'
 import type { Network } from './network.js'
 
-// The steps asked for as they are, and the least number of others that a graph is made for: none yet, until what a graph
-// saves has been measured on a GPU.
+// The steps asked for as they are, and the least number of others that a graph is made for.
 const DIRECT = 3
-const WORTH = Infinity
+const WORTH = 16
 
 export class Steps {
   private graph: Graph<Tensor, Tensor> | undefined
