@@ -12,7 +12,10 @@ export interface SelectiveScanOptions {
   deltaBias?: TensorInput | null
   /** Δ = softplus(delta + deltaBias). */
   deltaSoftplus?: boolean
-  /** (b, d, n): the state before the first token; 0 when absent. With `seqIdx` it goes to each row's first sequence. */
+  /**
+   * (b, d, n), of any of the dtypes: the state before the first token; 0 when absent. With `seqIdx` it goes to each row's first
+   * sequence.
+   */
   initialState?: TensorInput | null
   /** (b, L) int32: which packed sequence each token belongs to; the state is 0 again where it changes. */
   seqIdx?: TensorInput | null
@@ -30,11 +33,12 @@ const names = ['u', 'delta', 'A', 'B', 'C', 'D', 'z', 'deltaBias', 'initialState
  *     h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t        (n states a channel, float32)
  *     y_t = C_t · h_t + D u_t,   out = y silu(z)
  *
- * u, delta (b, d, L) float32; A (d, n); B, C (d, n), constant in time, or (b, n, L), or (b, g, n, L) with a group for every
- * d/g channels. Any n, any L, any strides; fastest where L or d has stride 1. Returns out (b, d, L), laid out in memory as u
- * is; with `returnLastState`, `{ out, lastState }` with lastState (b, d, n) float32.
+ * u, delta, z (b, d, L), of one dtype: float32, float16 or bfloat16. B, C (b, n, L) of that dtype, or (b, g, n, L) with a group
+ * for every d/g channels; or (d, n), constant in time. Those, A (d, n), D and deltaBias may each have any of the three. Any n,
+ * any L, any strides; fastest where L or d has stride 1. Returns out (b, d, L) of u's dtype, laid out in memory as u is; with
+ * `returnLastState`, `{ out, lastState }` with lastState (b, d, n) float32.
  *
- * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION; ERR_UNSUPPORTED for float16 and bfloat16.
+ * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION.
  */
 export function selectiveScan(
   u: TensorInput,

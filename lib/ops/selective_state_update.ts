@@ -23,12 +23,15 @@ const names = ['state', 'x', 'dt', 'A', 'B', 'C', 'D', 'z', 'dtBias', 'stateIndi
  * One token of the selective scan, as `selective_state_update` of mamba_ssm: `state` is changed in place and the token's
  * output returned. It is the same arithmetic as `selectiveScan`, so a scan token by token agrees with a scan at once.
  *
- * Mamba: state (b, d, n) float32; x, dt, z (b, d); A (d, n); B, C (b, n) or (b, g, n); D, dtBias (d); out (b, d).
+ * Mamba: state (b, d, n); x, dt, z (b, d); A (d, n); B, C (b, n) or (b, g, n); D, dtBias (d); out (b, d).
  * Mamba-2: state (b, h, p, n); x, z (b, h, p); dt (b, h, p) or (b, h); A (h, p, n) or (h); B, C (b, n) or (b, g, n);
  * D, dtBias (h, p) or (h); out (b, h, p). With `stateIndices`, state may have any number of rows.
  *
- * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION, ERR_UNSUPPORTED; an entry of stateIndices past the last
- * state touches nothing, gives 0, and is reported as ERR_INDEX by the next read.
+ * x, dt, z, B and C are of one dtype, float32, float16 or bfloat16, and so is out; A, D, dtBias and state may each have any of
+ * the three. The token is computed in float32; a state in 16 bits is rounded to nearest even at each.
+ *
+ * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION; on CUDA, ERR_UNSUPPORTED for float16 and bfloat16; an
+ * entry of stateIndices past the last state touches nothing, gives 0, and is reported as ERR_INDEX by the next read.
  */
 export function selectiveStateUpdate(
   state: Tensor,

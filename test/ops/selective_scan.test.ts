@@ -4,18 +4,29 @@ import { float32, NDArray } from '../reference/array.js'
 import { selectiveScan as reference, type ScanInputs } from '../reference/selective_scan.js'
 import { expectClose } from '../support/close.js'
 import { describeOp, expectKernel, on, put, take } from '../support/device.js'
+import { floatTypes, halfTypes, roundedTo } from '../support/floats.js'
 import { loadGolden } from '../support/golden.js'
 import { layouts, type Layout } from '../support/layout.js'
 import { describeCase, pairwise } from '../support/pairwise.js'
 import { Random } from '../support/random.js'
-import { run, scanInputs } from '../support/scan.js'
+import { run, scanInputs, scanTypes, type ScanTypes } from '../support/scan.js'
 
 /** Runs the kernel and the reference on the same values, and compares both results. */
-async function check(x: ScanInputs, where: Partial<Record<keyof ScanInputs, Layout>> = {}): Promise<void> {
-  const got = run(x, where)
+async function check(
+  given: ScanInputs,
+  where: Partial<Record<keyof ScanInputs, Layout>> = {},
+  types: ScanTypes = {},
+): Promise<void> {
+  const x = roundedTo(given, types)
+  const got = run(x, where, types)
   expectKernel('selective_scan')
   const want = reference(x)
-  expectClose(await take(got.out), want.out, { on, plain: () => reference(x, float32).out })
+  expectClose(await take(got.out), want.out, {
+    on,
+    dtype: types.u ?? 'float32',
+    plain: () => reference(x, float32).out,
+  })
+  // The state is float32, whatever it is made from.
   expectClose(await take(got.lastState), want.lastState, { on, plain: () => reference(x, float32).lastState })
 }
 
@@ -32,6 +43,7 @@ describeOp('selectiveScan', () => {
     expectKernel('selective_scan')
     expectClose(await take(out), outputs['out']!, { on, plain: () => reference(x, float32).out })
     expectClose(await take(lastState), outputs['last_state']!, { on, plain: () => reference(x, float32).lastState })
+    for (const dtype of halfTypes) await check(x, {}, scanTypes(x, dtype))
   })
 
   const grid = pairwise({
@@ -51,6 +63,9 @@ describeOp('selectiveScan', () => {
     softplus: [false, true],
     initial: [false, true],
     seqIdx: [false, true],
+    dtype: floatTypes,
+    weightType: [...floatTypes, 'each'] as const,
+    stateType: floatTypes,
   })
   test.each(grid.map((c) => ({ c, name: describeCase(c) })))('$name', async ({ c, name }) => {
     const random = new Random(name)
@@ -64,7 +79,8 @@ describeOp('selectiveScan', () => {
     if (!c.bias) delete x.deltaBias
     if (!c.initial) delete x.initialState
     if (!c.seqIdx) delete x.seqIdx
-    await check(x, { u: c.u, delta: c.delta, z: c.z || 'plain', B: c.layoutB, C: c.layoutC })
+    const where = { u: c.u, delta: c.delta, z: c.z || 'plain', B: c.layoutB, C: c.layoutC } as const
+    await check(x, where, scanTypes(x, c.dtype, c.weightType, c.stateType))
   })
 
   test.each(['plain', 'swapped', 'fused', 'reversed'] as const)(
@@ -74,7 +90,7 @@ describeOp('selectiveScan', () => {
       const x = scanInputs(random, { b: 3, d: 9, L: 200, n: 16 })
       const edges = [1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 191, 192, 198, 199]
       x.seqIdx = random.sequences(3, 200, edges)
-      await check(x, { u: layout, delta: layout, z: layout })
+      for (const dtype of floatTypes) await check(x, { u: layout, delta: layout, z: layout }, scanTypes(x, dtype))
       x.seqIdx = new NDArray([3, 200]).map((_, i) => i % 200) // every token by itself
       await check(x, { u: layout, delta: layout, z: layout })
       x.seqIdx = new NDArray([3, 200]).map((_, i) => [0, 5, 0][Math.floor((i % 200) / 70)]!) // numbers may come again
@@ -99,10 +115,11 @@ describeOp('selectiveScan', () => {
   })
 
   test.each([63, 64, 65, 127, 128, 129, 200, 257, 300])('%i channels', async (d) => {
-    for (const layout of ['plain', 'swapped', 'fused'] as const) {
-      const x = scanInputs(new Random(d), { b: 1, d, L: 70, n: 16 })
-      await check(x, { u: layout, delta: layout, z: layout, B: layout, C: layout })
-    }
+    for (const layout of ['plain', 'swapped', 'fused'] as const)
+      for (const dtype of floatTypes) {
+        const x = scanInputs(new Random(d), { b: 1, d, L: 70, n: 16 })
+        await check(x, { u: layout, delta: layout, z: layout, B: layout, C: layout }, scanTypes(x, dtype))
+      }
     const groups = d % 5 === 0 ? 5 : 1
     await check(scanInputs(new Random(d), { b: 2, d, L: 20, n: 8, B: 'grouped', C: 'constant', groups }))
   })
@@ -126,6 +143,9 @@ describeOp('selectiveScan', () => {
     if (size < 0 && !softplus) x.A = x.A.map((v) => Math.fround(v / 16)) // growing, but not past what float32 holds
     await check(x)
     await check(x, { u: 'swapped', delta: 'swapped', z: 'swapped' })
+    await check(x, {}, scanTypes(x, 'bfloat16'))
+    // Where the result has a place in float16.
+    if (softplus || (size >= 0 && size < 1e3)) await check(x, { u: 'swapped' }, scanTypes(x, 'float16'))
   })
 
   test('extreme values of every size side by side give no NaN', async () => {
@@ -139,6 +159,7 @@ describeOp('selectiveScan', () => {
       const want = reference(x)
       expectClose(await take(out), want.out, { on, plain: () => reference(x, float32).out })
       expectClose(await take(lastState), want.lastState, { on })
+      await check(x, { u: layout, delta: layout, z: layout }, scanTypes(x, 'bfloat16'))
     }
   })
 
@@ -148,16 +169,17 @@ describeOp('selectiveScan', () => {
     x.z = x.z!.map(() => random.pick([-3e38, -1e4, -104, -90, -88, -87, -20, 0, 1e-40, 20, 88, 100, 1e4]))
     await check(x)
     await check(x, { u: 'swapped', z: 'swapped' })
+    await check(x, { u: 'swapped', z: 'swapped' }, scanTypes(x, 'bfloat16'))
   })
 
-  test('slow decay over a long sequence keeps its accuracy', async () => {
+  test.each(floatTypes)('slow decay over a long sequence keeps its accuracy (%s)', async (dtype) => {
     const random = new Random('slow')
     const x = scanInputs(random, { b: 1, d: 8, L: 4000, n: 16 })
     delete x.deltaBias
     x.deltaSoftplus = false
     x.delta = random.uniform([1, 8, 4000], 5e-4, 2e-3)
-    await check(x)
-    await check(x, { u: 'swapped', delta: 'swapped' })
+    await check(x, {}, scanTypes(x, dtype))
+    await check(x, { u: 'swapped', delta: 'swapped' }, scanTypes(x, dtype))
   })
 
   test.each([
@@ -181,8 +203,10 @@ describeOp('selectiveScan', () => {
 
   test('no states: D u, gated', async () => {
     const x = scanInputs(new Random('stateless'), { b: 2, d: 20, L: 70, n: 0 })
-    await check(x)
-    await check(x, { u: 'swapped', z: 'swapped' })
+    for (const dtype of floatTypes) {
+      await check(x, {}, scanTypes(x, dtype))
+      await check(x, { u: 'swapped', z: 'swapped' }, scanTypes(x, dtype))
+    }
   })
 
   test('the result alone, unless the last state is asked for', async () => {
@@ -201,6 +225,8 @@ describeOp('selectiveScan', () => {
     expect(run(x, { u: 'swapped' }).out.strides).toEqual([30, 1, 6])
     expect(run(x, { u: 'fused' }).out.strides).toEqual([30, 1, 6])
     expect(run(x, { u: 'offset' }).out.strides).toEqual([30, 5, 1])
+    const types = scanTypes(x, 'bfloat16')
+    expect(run(roundedTo(x, types), { u: 'fused' }, types).out.strides).toEqual([30, 1, 6])
   })
 
   test('inputs stay as they are', async () => {
@@ -278,6 +304,19 @@ describeOp('selectiveScan: what it refuses', () => {
       }),
     )
     expect(() => selectiveScan(...good(), { seqIdx: f(b, L) })).toThrow(expect.objectContaining({ code: 'ERR_DTYPE' }))
+    const named = (message: string): unknown => expect.objectContaining({ code: 'ERR_DTYPE', message })
+    for (const [i, what] of [
+      [1, 'delta'],
+      [3, 'B'],
+      [4, 'C'],
+    ] as const) {
+      const other = put(new NDArray(i === 1 ? [b, d, L] : [b, n, L]), 'float16')
+      expect(() => selectiveScan(...replaced(i, other))).toThrow(
+        named(`${what}: expected float32 as u has, got float16`),
+      )
+    }
+    const z = put(new NDArray([b, d, L]), 'bfloat16')
+    expect(() => selectiveScan(...good(), { z })).toThrow(named('z: expected float32 as u has, got bfloat16'))
   })
 
   test('a misspelt option', () => {

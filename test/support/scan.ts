@@ -1,6 +1,7 @@
 import { selectiveScan, type Tensor } from '../../lib/index.js'
 import type { NDArray } from '../reference/array.js'
 import type { ScanInputs } from '../reference/selective_scan.js'
+import { floatTypes, type FloatType } from './floats.js'
 import type { Layout } from './layout.js'
 import { place } from './layout.js'
 import type { Random } from './random.js'
@@ -41,13 +42,40 @@ export function scanInputs(random: Random, sizes: ScanSizes): ScanInputs {
   }
 }
 
-/** The op on these values, laid out as `where` says (plain where it says nothing), last state and all. */
+export type ScanTypes = { readonly [K in keyof ScanInputs]?: FloatType }
+
+/** What each input is held in: activations, weights (`each`: one after the other another), and the initial state. */
+export function scanTypes(
+  x: ScanInputs,
+  activations: FloatType,
+  weights: FloatType | 'each' = activations,
+  state: FloatType = 'float32',
+): ScanTypes {
+  const weight = (i: number): FloatType => (weights === 'each' ? floatTypes[i % 3]! : weights)
+  return {
+    u: activations,
+    delta: activations,
+    z: activations,
+    A: weight(1),
+    B: x.B.shape.length === 2 ? weight(2) : activations,
+    C: x.C.shape.length === 2 ? weight(0) : activations,
+    D: weight(2),
+    deltaBias: weight(0),
+    initialState: state,
+  }
+}
+
+/**
+ * The op on these values, laid out as `where` says (plain where it says nothing) and held as `types` says (float32 where it
+ * says nothing), last state and all.
+ */
 export function run(
   x: ScanInputs,
   where: Partial<Record<keyof ScanInputs, Layout>> = {},
+  types: ScanTypes = {},
 ): { out: Tensor; lastState: Tensor } {
   const at = (key: 'u' | 'delta' | 'A' | 'B' | 'C' | 'D' | 'z' | 'deltaBias' | 'initialState'): Tensor | undefined =>
-    x[key] ? place(x[key], where[key] ?? 'plain') : undefined
+    x[key] ? place(x[key], where[key] ?? 'plain', types[key]) : undefined
   return selectiveScan(at('u')!, at('delta')!, at('A')!, at('B')!, at('C')!, {
     D: at('D'),
     z: at('z'),

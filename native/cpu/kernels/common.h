@@ -103,7 +103,30 @@ inline View widened(Context& context, const View& v) {
   return wide;
 }
 
+// n elements of a floating-point operand of any dtype, `stride` apart from element `at` on.
+SEQMIX_VERB vf gather_any(const View& v, int64_t at, int64_t stride, int64_t n) {
+  if (v.dtype == DType::float32) return gather(floats(v) + at, stride, n);
+  if (v.dtype == DType::float16) return gather(pointer<Half>(v) + at, stride, n);
+  return gather(pointer<Brain>(v) + at, stride, n);
+}
+
+// The same into or from a row of floats; room for whole vectors is written to.
+static __attribute__((noinline)) void copy_row(const View& v, int64_t at, int64_t stride, int64_t n, float* row) {
+  with_float(v.dtype, [&](auto kind) {
+    using T = decltype(kind);
+    const T* const from = pointer<T>(v) + at;
+    for (int64_t i = 0; i < n; i += W) store(row + i, gather(from + i * stride, stride, least(W, n - i)));
+  });
+}
+static __attribute__((noinline)) void put_row(const View& v, int64_t at, int64_t stride, int64_t n, const float* row) {
+  with_float(v.dtype, [&](auto kind) {
+    using T = decltype(kind);
+    T* const to = pointer<T>(v) + at;
+    for (int64_t i = 0; i < n; i += W) scatter(to + i * stride, stride, load(row + i), least(W, n - i));
+  });
+}
+
 // A per-channel operand that may be absent (then `otherwise`), as a vector of n channels from c.
 SEQMIX_VERB vf channels(const View& v, int64_t c, int64_t n, float otherwise) {
-  return v.present ? gather(floats(v) + c * v.stride[0], v.stride[0], n) : set1(otherwise);
+  return v.present ? gather_any(v, c * v.stride[0], v.stride[0], n) : set1(otherwise);
 }

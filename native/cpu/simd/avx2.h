@@ -79,8 +79,18 @@ SEQMIX_VERB vf scale(vf p, vf k) {
   return p * pow2(half) * pow2(k - half);
 }
 
-SEQMIX_VERB vf damping(vf t) { return max(set1(-126.0f), t); }
-SEQMIX_VERB vf damped(vf h, vf k) { return h * pow2(k); }
+// A step is an eighth: the table has 2^0 to 2^(7/8), less what the step's own bits add, shifted into the exponent.
+constexpr float kLarge = 1572864.0f;  // 1.5 2^20
+SEQMIX_VERB vf power(vf rounded) {
+  const __m256i eighths =
+      _mm256_setr_epi32(0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7);
+  const __m256i step = _mm256_castps_si256(rounded);
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_permutevar8x32_epi32(eighths, step), _mm256_slli_epi32(step, 20)));
+}
+SEQMIX_VERB vf growth(vf f) {  // within 6e-7
+  const vf q = fma(set1(5.5412987359e-2f), f, set1(2.4025753947e-1f));
+  return fma(q, f, set1(6.9314755685e-1f));
+}
 
 SEQMIX_VERB float sum(vf v) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

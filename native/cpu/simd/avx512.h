@@ -69,8 +69,19 @@ SEQMIX_VERB vf pow2(vf k) {
 }
 SEQMIX_VERB vf scale(vf p, vf k) { return _mm512_scalef_ps(p, k); }
 
-SEQMIX_VERB vf damping(vf t) { return t; }
-SEQMIX_VERB vf damped(vf h, vf k) { return scale(h, k); }
+// A step is a sixteenth: the table has 2^0 to 2^(15/16), less what the step's own bits add, shifted into the exponent.
+constexpr float kLarge = 786432.0f;  // 1.5 2^19
+SEQMIX_VERB vf power(vf rounded) {
+  const __m512i sixteenths =
+      _mm512_setr_epi32(0x3f800000, 0x3f7daac3, 0x3f7b95c2, 0x3f79c3d3, 0x3f7837f0, 0x3f76f532, 0x3f75fed7, 0x3f75583f,
+                        0x3f7504f3, 0x3f7508a4, 0x3f75672a, 0x3f76248c, 0x3f7744fd, 0x3f78ccdf, 0x3f7ac0c7, 0x3f7d257d);
+  const __m512i step = _mm512_castps_si512(rounded);
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_permutexvar_epi32(step, sixteenths), _mm512_slli_epi32(step, 19)));
+}
+SEQMIX_VERB vf growth(vf f) {  // within 8e-8
+  const vf q = fma(set1(5.5456301976e-2f), f, set1(2.4023426669e-1f));
+  return fma(q, f, set1(6.9314722852e-1f));
+}
 
 SEQMIX_VERB float sum(vf v) {
   const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));

@@ -80,9 +80,17 @@ SEQMIX_VERB vf scale(vf p, vf k) {
   return p * pow2(half) * pow2(k - half);
 }
 
-// For k <= 0 as damping() leaves it: h 2^k. Below 2^-126 the factor stays there.
-SEQMIX_VERB vf damping(vf t) { return max(set1(-126.0f), t); }
-SEQMIX_VERB vf damped(vf h, vf k) { return h * pow2(k); }
+// 2^t for -126 <= t <= 128 as a product: t + kLarge rounds t to a step, here a whole number, and shows it in its low
+// bits; power() of that is 2^step (infinity for 128), and with f, the rest of t, 1 + f growth(f) is 2^f. growth is a
+// minimax fit with regard to what decays near 1 do to a long scan: within 4e-7, and less below 0.
+constexpr float kLarge = 12583039.0f;  // 1.5 2^23, and the exponent's bias
+SEQMIX_VERB vf power(vf rounded) { return reinterpret_cast<vf>(reinterpret_cast<vm>(rounded) << 23); }
+SEQMIX_VERB vf growth(vf f) {
+  vf q = fma(set1(1.3317277875e-3f), f, set1(9.6702411090e-3f));
+  q = fma(q, f, set1(5.5506476796e-2f));
+  q = fma(q, f, set1(2.4022270388e-1f));
+  return fma(q, f, set1(6.9314692900e-1f));
+}
 
 SEQMIX_VERB float sum(vf v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 SEQMIX_VERB float highest(vf v) {
