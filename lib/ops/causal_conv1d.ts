@@ -8,7 +8,7 @@ export interface CausalConv1dOptions {
   bias?: TensorInput | null
   /** `'silu'`, or null for none. */
   activation?: Activation
-  /** (b, d, w - 1): the inputs before the first token, oldest first; 0 when absent. */
+  /** (b, d, w - 1), of any of the dtypes: the inputs before the first token, oldest first; 0 when absent. */
   initialStates?: TensorInput | null
   /** (b, L) int32: which packed sequence each token belongs to, another one wherever it changes; taps from another count as 0. */
   seqIdx?: TensorInput | null
@@ -24,11 +24,11 @@ const names = ['x', 'weight', 'bias', 'initialStates', 'seqIdx']
  *
  *     out[t] = activation(bias + Σ_k weight[k] x[t - (w - 1) + k])
  *
- * x (b, d, L) float32, in either memory order; weight (d, w), any w ≥ 1. Returns out (b, d, L), laid out in memory as x is;
- * with `returnFinalStates`, `{ out, finalStates }` with finalStates (b, d, w - 1), which the next call takes as
- * `initialStates`.
+ * x (b, d, L), float32, float16 or bfloat16, in either memory order; weight (d, w), any w ≥ 1, and bias, each of any of the
+ * three. Returns out (b, d, L) of x's dtype, laid out in memory as x is; with `returnFinalStates`, `{ out, finalStates }`
+ * with finalStates (b, d, w - 1) of x's dtype, which the next call takes as `initialStates`. Sums are float32.
  *
- * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION; ERR_UNSUPPORTED for float16 and bfloat16.
+ * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION.
  */
 export function causalConv1d(
   x: TensorInput,
@@ -78,7 +78,8 @@ const namesUpdate = ['x', 'convState', 'weight', 'bias', 'cacheSeqlens', 'stateI
 
 /**
  * One or a few more tokens of the convolution (`causal_conv1d_update` of causal-conv1d): `convState` (b, d, length ≥ w - 1),
- * the last inputs with the newest at the end, is changed in place. x (b, d) or (b, d, s); returns out in x's shape.
+ * the last inputs with the newest at the end, is changed in place, and may have any of the dtypes: inputs are rounded to it
+ * as they come in. x (b, d) or (b, d, s); returns out in x's shape and dtype.
  *
  * Errors: as `causalConv1d`; an entry of stateIndices past the last state is ERR_INDEX at the next read.
  */

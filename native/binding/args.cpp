@@ -39,6 +39,8 @@ bool takes_16_bits(bool cuda, Op op) {
     case Op::embedding:
     case Op::linear:
     case Op::rms_norm:
+    case Op::causal_conv1d:
+    case Op::causal_conv1d_update:
     case Op::selective_scan:
     case Op::selective_state_update:
     case Op::ssd_chunk_scan:

@@ -3,22 +3,29 @@ import { causalConv1d, type Tensor } from '../../lib/index.js'
 import { NDArray } from '../reference/array.js'
 import { causalConv1d as reference, type ConvInputs } from '../reference/causal_conv1d.js'
 import { expectClose } from '../support/close.js'
-import { runConv } from '../support/conv.js'
+import { runConv, type ConvTypes } from '../support/conv.js'
 import { describeOp, expectKernel, on, put, take } from '../support/device.js'
+import { floatTypes, halfTypes, rounded, roundedTo, type FloatType } from '../support/floats.js'
 import { loadGolden } from '../support/golden.js'
 import { layouts, type Layout } from '../support/layout.js'
 import { describeCase, pairwise } from '../support/pairwise.js'
 import { Random } from '../support/random.js'
 
-async function check(q: ConvInputs, where: Partial<Record<keyof ConvInputs, Layout>> = {}): Promise<void> {
-  const got = runConv(q, where)
+async function check(
+  given: ConvInputs,
+  where: Partial<Record<keyof ConvInputs, Layout>> = {},
+  types: ConvTypes = {},
+): Promise<void> {
+  const q = roundedTo(given, types)
+  const got = runConv(q, where, types)
   if (got.out.size > 0) expectKernel('causal_conv1d') // with nothing to write nothing need run
   const want = reference(q)
-  expectClose(await take(got.out), want.out, { on })
-  // The final states are inputs, and so exact.
+  const dtype = types.x ?? 'float32'
+  expectClose(await take(got.out), want.out, { on, dtype })
+  // The final states are inputs, and so exact, but for initial ones that x's dtype does not hold.
   const states = await take(got.finalStates)
-  expect(states.shape).toEqual(want.finalStates.shape)
-  expect(Array.from(states.data)).toEqual(Array.from(want.finalStates.data))
+  expect([states.shape, states.dtype]).toEqual([want.finalStates.shape, dtype])
+  expect(Array.from(states.data)).toEqual(Array.from(rounded(want.finalStates, dtype).data))
 }
 
 function inputs(random: Random, b: number, d: number, L: number, w: number): ConvInputs {
@@ -31,6 +38,8 @@ function inputs(random: Random, b: number, d: number, L: number, w: number): Con
     seqIdx: random.sequences(b, L),
   }
 }
+
+const all = (dtype: FloatType): ConvTypes => ({ x: dtype, weight: dtype, bias: dtype, initialStates: dtype })
 
 describeOp('causalConv1d', () => {
   test.each(loadGolden('causal_conv1d'))('golden: $name', async ({ inputs: i, outputs, options }) => {
@@ -45,6 +54,8 @@ describeOp('causalConv1d', () => {
     expectKernel('causal_conv1d')
     expectClose(await take(out), outputs['out']!, { on })
     expect(Array.from((await take(finalStates)).data)).toEqual(Array.from(outputs['final_states']!.data))
+    for (const dtype of halfTypes)
+      await check({ ...q, activation: options['activation'] as null | 'silu' }, {}, all(dtype))
   })
 
   const grid = pairwise({
@@ -58,6 +69,10 @@ describeOp('causalConv1d', () => {
     activation: [false, 'silu'] as const,
     initial: [false, ...layouts],
     seqIdx: [false, true],
+    dtype: floatTypes,
+    weightType: floatTypes,
+    biasType: floatTypes,
+    initialType: floatTypes,
   })
   test.each(grid.map((c) => ({ c, name: describeCase(c) })))('$name', async ({ c, name }) => {
     const q = inputs(new Random(name), c.b, c.d, c.L, c.w)
@@ -65,7 +80,8 @@ describeOp('causalConv1d', () => {
     if (!c.activation) q.activation = null
     if (!c.initial) delete q.initialStates
     if (!c.seqIdx) delete q.seqIdx
-    await check(q, { x: c.x, weight: c.weight, initialStates: c.initial || 'plain' })
+    const types = { x: c.dtype, weight: c.weightType, bias: c.biasType, initialStates: c.initialType }
+    await check(q, { x: c.x, weight: c.weight, initialStates: c.initial || 'plain' }, types)
   })
 
   test.each(['plain', 'swapped', 'fused'] as const)(
@@ -74,7 +90,7 @@ describeOp('causalConv1d', () => {
       const random = new Random('short')
       const q = inputs(random, 3, 18, 70, 4)
       q.seqIdx = random.sequences(3, 70, [1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 64, 65, 69])
-      await check(q, { x })
+      for (const dtype of floatTypes) await check(q, { x }, all(dtype))
       q.seqIdx = new NDArray([3, 70]).map((_, i) => i)
       await check(q, { x })
       q.seqIdx = new NDArray([3, 70]).map((_, i) => [0, 5, 0, -2][(i % 70) % 4]!) // numbers may come again
@@ -84,14 +100,15 @@ describeOp('causalConv1d', () => {
     },
   )
 
-  test('extreme values through silu', async () => {
+  test.each(floatTypes)('extreme values through silu (%s)', async (dtype) => {
     const random = new Random('extreme')
     const q = inputs(random, 1, 18, 40, 1)
     q.weight = q.weight.map(() => 1)
-    q.x = q.x.map(() => random.pick([-3e38, -1e4, -104, -90, -88, -20, 0, 1e-40, 20, 88, 100, 1e4]))
+    const largest = dtype === 'float16' ? 65504 : 3e38
+    q.x = q.x.map(() => random.pick([-largest, -1e4, -104, -90, -88, -20, 0, 1e-40, 20, 88, 100, 1e4]))
     delete q.bias
-    await check(q)
-    await check(q, { x: 'swapped' })
+    await check(q, {}, { x: dtype })
+    await check(q, { x: 'swapped' }, { x: dtype })
   })
 
   test.each([
@@ -111,6 +128,10 @@ describeOp('causalConv1d', () => {
     expectClose(await take(out), reference({ x: q.x, weight: q.weight, bias: q.bias }).out, { on })
     expect(runConv(q, { x: 'swapped' }).out.strides).toEqual([15, 1, 3])
     expect(runConv(q, { x: 'offset' }).out.strides).toEqual([15, 5, 1])
+    for (const dtype of halfTypes) {
+      const r = roundedTo(q, all(dtype))
+      expect(runConv(r, { x: 'swapped' }, all(dtype)).out.strides).toEqual([15, 1, 3])
+    }
   })
 
   test('what it refuses', () => {

@@ -4,18 +4,21 @@ import { NDArray } from '../reference/array.js'
 import { causalConv1dUpdate as reference, type ConvUpdateInputs } from '../reference/causal_conv1d_update.js'
 import { expectClose } from '../support/close.js'
 import { describeOp, expectKernel, on, put, take } from '../support/device.js'
+import { floatTypes, halfTypes, rounded, roundedTo, type FloatType } from '../support/floats.js'
 import { layouts, place, type Layout } from '../support/layout.js'
 import { describeCase, pairwise } from '../support/pairwise.js'
 import { Random } from '../support/random.js'
 
 type Where = Partial<Record<keyof ConvUpdateInputs, Layout>>
+type Types = { readonly [K in keyof ConvUpdateInputs]?: FloatType }
 
-function run(q: ConvUpdateInputs, where: Where = {}): { out: Tensor; convState: Tensor } {
-  const convState = place(q.convState, where.convState ?? 'plain')
+function run(q: ConvUpdateInputs, where: Where = {}, types: Types = {}): { out: Tensor; convState: Tensor } {
+  const at = (key: 'x' | 'convState' | 'weight' | 'bias'): Tensor => place(q[key]!, where[key] ?? 'plain', types[key])
+  const convState = at('convState')
   const row = (list?: ArrayLike<number> | null): Tensor | undefined =>
     list ? place(new NDArray([list.length], list), where.stateIndices ?? 'plain', 'int32') : undefined
-  const out = causalConv1dUpdate(place(q.x, where.x ?? 'plain'), convState, place(q.weight, where.weight ?? 'plain'), {
-    bias: q.bias ? place(q.bias, where.bias ?? 'plain') : undefined,
+  const out = causalConv1dUpdate(at('x'), convState, at('weight'), {
+    bias: q.bias ? at('bias') : undefined,
     activation: q.activation ?? null,
     cacheSeqlens: row(q.cacheSeqlens),
     stateIndices: row(q.stateIndices),
@@ -23,16 +26,20 @@ function run(q: ConvUpdateInputs, where: Where = {}): { out: Tensor; convState: 
   return { out, convState }
 }
 
-async function check(q: ConvUpdateInputs, where: Where = {}): Promise<void> {
-  const got = run(q, where)
+async function check(given: ConvUpdateInputs, where: Where = {}, types: Types = {}): Promise<void> {
+  const q = roundedTo(given, types)
+  const got = run(q, where, types)
   expectKernel('causal_conv1d_update')
   const want = { ...q, convState: q.convState.clone() }
-  expectClose(await take(got.out), reference(want), { on })
-  // The state holds inputs, and so is exact.
+  expectClose(await take(got.out), reference(want), { on, dtype: types.x ?? 'float32' })
+  // The state holds inputs, and so is exact, or rounded once to its own dtype.
+  const stateType = types.convState ?? 'float32'
   const state = await take(got.convState)
-  expect(state.shape).toEqual(want.convState.shape)
-  expect(Array.from(state.data)).toEqual(Array.from(want.convState.data))
+  expect([state.shape, state.dtype]).toEqual([want.convState.shape, stateType])
+  expect(Array.from(state.data)).toEqual(Array.from(rounded(want.convState, stateType).data))
 }
+
+const all = (dtype: FloatType): Types => ({ x: dtype, convState: dtype, weight: dtype, bias: dtype })
 
 function inputs(random: Random, b: number, d: number, s: number, w: number, m: number, slots = b): ConvUpdateInputs {
   return {
@@ -58,6 +65,10 @@ describeOp('causalConv1dUpdate', () => {
     activation: [false, 'silu'] as const,
     ring: [false, true],
     indices: [false, true],
+    dtype: floatTypes,
+    stateType: floatTypes,
+    weightType: floatTypes,
+    biasType: floatTypes,
   })
   test.each(grid.map((c) => ({ c, name: describeCase(c) })))('$name', async ({ c, name }) => {
     const random = new Random(name)
@@ -68,7 +79,8 @@ describeOp('causalConv1dUpdate', () => {
     if (!c.activation) q.activation = null
     if (c.ring) q.cacheSeqlens = [random.int(0, 40), 0, random.int(0, 3 * m)].slice(0, c.b)
     if (c.indices) q.stateIndices = [slots - 1, -1, 0].slice(0, c.b)
-    await check(q, { x: c.x, convState: c.state, weight: c.weight })
+    const types = { x: c.dtype, convState: c.stateType, weight: c.weightType, bias: c.biasType }
+    await check(q, { x: c.x, convState: c.state, weight: c.weight }, types)
   })
 
   test('a ring at every position, for many tokens more than it holds', async () => {
@@ -79,16 +91,18 @@ describeOp('causalConv1dUpdate', () => {
         q.cacheSeqlens = [at, 2 ** 31 - 20 + at]
         if (at + 13 > 20) q.cacheSeqlens = [at, at + 1]
         await check(q)
+        await check(q, {}, all(halfTypes[at % 2]!))
+        await check(q, {}, { convState: 'bfloat16' })
       }
   })
 
-  test('a view of the state changes what it views, and nothing around it', async () => {
+  test.each(floatTypes)('a view of the state changes what it views, and nothing around it (%s)', async (dtype) => {
     const random = new Random('around')
-    const q = inputs(random, 2, 5, 0, 4, 3)
-    const whole = random.normal([4, 9, 7])
-    const t = put(whole)
+    const q = roundedTo(inputs(random, 2, 5, 0, 4, 3), all(dtype))
+    const whole = rounded(random.normal([4, 9, 7]), dtype)
+    const t = put(whole, dtype)
     q.convState = whole.slice(0, 1, 2).slice(1, 3, 5).slice(2, 2, 3)
-    causalConv1dUpdate(put(q.x), t.narrow(0, 1, 2).narrow(1, 3, 5).narrow(2, 2, 3), put(q.weight))
+    causalConv1dUpdate(put(q.x, dtype), t.narrow(0, 1, 2).narrow(1, 3, 5).narrow(2, 2, 3), put(q.weight, dtype))
     reference(q)
     const want = whole.clone()
     for (let i = 0; i < 2; i++)
@@ -131,7 +145,9 @@ describeOp('causalConv1dUpdate', () => {
 
   test('a filter of one tap needs no state', async () => {
     for (const cacheSeqlens of [undefined, [3, 0]])
-      for (const m of [0, 1]) await check({ ...inputs(new Random(m), 2, 20, 3, 1, m), cacheSeqlens })
+      for (const m of [0, 1])
+        for (const dtype of floatTypes)
+          await check({ ...inputs(new Random(m), 2, 20, 3, 1, m), cacheSeqlens }, {}, all(dtype))
   })
 
   test('no new token changes nothing', async () => {
