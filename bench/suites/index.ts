@@ -5,9 +5,10 @@ import { conv1d } from './conv1d.js'
 import { linear } from './linear.js'
 import { model } from './model.js'
 import { scan } from './scan.js'
+import { ssd } from './ssd.js'
 import { update } from './update.js'
 
-export const suites = { ceilings, call, scan, conv1d, update, linear, model } satisfies Record<
+export const suites = { ceilings, call, scan, ssd, conv1d, update, linear, model } satisfies Record<
   string,
   (bench: Bench) => Promise<void>
 >

@@ -114,6 +114,8 @@ TEST(ssd_options) {
   check_ssd("packed, from nothing", {.b = 2, .L = 300, .initial = false, .packed = true});
   check_ssd("skip by channels", {.p = 19, .wide_skip = true});
   check_ssd("growing", {.L = 150, .rate = 0.5});
+  check_ssd("growing over more than a block", {.L = 300, .rate = 0.2});
+  check_ssd("growing, from nothing", {.L = 300, .initial = false, .rate = 0.2});
   check_ssd("steep", {.L = 150, .rate = -2000});
   check_ssd("long", {.L = 3000, .p = 4, .rate = -1, .dt_low = -8, .dt_high = -5});
 }

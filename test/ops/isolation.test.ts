@@ -6,11 +6,13 @@ import { NDArray } from '../reference/array.js'
 import { causalConv1d as convReference } from '../reference/causal_conv1d.js'
 import { causalConv1dUpdate as convUpdateReference } from '../reference/causal_conv1d_update.js'
 import { selectiveScan as scanReference, type ScanInputs } from '../reference/selective_scan.js'
+import { ssdRecurrent as ssdReference, type SsdInputs } from '../reference/ssd_chunk_scan.js'
 import { expectClose } from '../support/close.js'
 import { runConv } from '../support/conv.js'
 import { describeOp, on, put, take, type Values } from '../support/device.js'
 import { Random } from '../support/random.js'
 import { run, scanInputs } from '../support/scan.js'
+import { runSsd, ssdInputs, type SsdHow } from '../support/ssd.js'
 
 /** NaN exactly where the reference has it, and near the reference everywhere else. */
 function expectSame(out: Values, ref: NDArray): void {
@@ -35,6 +37,21 @@ async function checkScan(x: ScanInputs, layout: 'plain' | 'swapped' | 'fused'): 
   const want = scanReference(x)
   expectSame(await take(got.out), want.out)
   expectSame(await take(got.lastState), want.lastState)
+}
+
+const ssdForms: SsdHow[] = [
+  { mode: 'recurrent' },
+  { mode: 'quadratic' },
+  { mode: 'chunked' },
+  { mode: 'chunked', chunkSize: 17 },
+  { mode: 'chunked', chunkSize: 256 },
+]
+
+async function checkSsd(x: SsdInputs, how: SsdHow): Promise<void> {
+  const got = runSsd(x, how)
+  const want = ssdReference(x)
+  expectSame(await take(got.out), want.out)
+  expectSame(await take(got.finalStates), want.finalStates)
 }
 
 describeOp('NaN stays where it belongs', () => {
@@ -82,6 +99,54 @@ describeOp('NaN stays where it belongs', () => {
     x.C.set(NaN, 1, 2, 5, 10)
     await checkScan(x, 'plain')
     await checkScan(x, 'swapped')
+  })
+
+  test.each(ssdForms)('ssdChunkScan, in one head, channel or group, from its token on (%j)', async (how) => {
+    // Two groups of two heads; more than one block of tokens, and channels that fill no vector.
+    const [p, h] = [19, 4]
+    for (const [key, at] of [
+      ['x', [1, 270, 2, 17]],
+      ['dt', [1, 270, 2]],
+      ['dt', [0, 0, 1]],
+      ['z', [1, 269, 2, 17]],
+      ['initialStates', [1, 2, 17, 3]],
+      ['B', [1, 270, 1, 5]],
+      ['C', [0, 100, 0, 5]],
+      ['A', [2]],
+      ['dtBias', [3]],
+      ['D', [1]],
+    ] as const) {
+      const x = ssdInputs(new Random(key), { b, L: 290, h, p, n, groups: 2 })
+      delete x.seqIdx
+      x[key] = x[key]!.clone()
+      x[key].set(NaN, ...at)
+      await checkSsd(x, how)
+    }
+  })
+
+  test.each(ssdForms)('ssdChunkScan, in one sequence (%j)', async (how) => {
+    for (const [at, ends] of [
+      [0, [1]],
+      [5, [5, 9]],
+      [63, [64]],
+      [64, [64, 65]],
+      [15, [3, 16, 17]],
+      [100, [30, 128]],
+    ] as const)
+      for (const [key, value] of [
+        ['x', NaN],
+        ['x', Infinity],
+        ['B', NaN],
+        ['dt', NaN],
+      ] as const) {
+        const x = ssdInputs(new Random(at), { b, L, h: 2, p: 19, n, groups: 2 })
+        const poisoned = x[key].clone()
+        for (let i = 0; i < poisoned.size / b / L; i++) poisoned.data[(poisoned.size / b / L) * at + i] = value
+        x[key] = poisoned
+        x.seqIdx = new Random('ids').sequences(b, L, [...ends])
+        delete x.z
+        await checkSsd(x, how)
+      }
   })
 
   test.each(['plain', 'swapped', 'fused'] as const)('causalConv1d, in one channel and sequence (%s)', async (x) => {

@@ -264,7 +264,11 @@ describeOp('ssdChunkScan', () => {
     ]) {
       x.dt = dt
       await check(x, { mode: 'recurrent' })
-      await check(x, { mode: 'chunked' })
+      // A plain evaluation loses what this is about; chunks have fewer steps to lose it in, and need not be compared with it.
+      const got = runSsd(x, { mode: 'chunked' })
+      const want = reference(x)
+      expectClose(await take(got.out), want.out, { on })
+      expectClose(await take(got.finalStates), want.finalStates, { on })
     }
   })
 

@@ -6,8 +6,10 @@ import { describeOp, put } from '../support/device.js'
 import { Random } from '../support/random.js'
 import { runConv } from '../support/conv.js'
 import { run, scanInputs } from '../support/scan.js'
+import { runSsd, seenBy, ssdInputs, type SsdHow } from '../support/ssd.js'
 
 const random = new Random('determinism')
+const halves: SsdHow = { mode: 'chunked', types: { x: 'bfloat16', z: 'bfloat16', B: 'bfloat16', C: 'bfloat16' } }
 
 /** Each op on inputs large enough that several threads share the work, some cut over time and some over channels. */
 const ops: Record<string, () => Tensor[]> = {
@@ -16,6 +18,12 @@ const ops: Record<string, () => Tensor[]> = {
   'selectiveScan, wide': scan({ b: 2, d: 200, L: 150, n: 16 }, 'plain'),
   'selectiveScan, wide, transposed': scan({ b: 2, d: 200, L: 150, n: 16 }, 'swapped'),
   'selectiveScan, large state': scan({ b: 1, d: 20, L: 65, n: 300 }, 'fused'),
+  'ssdChunkScan, fewer heads than threads': ssd({ b: 1, L: 700, h: 1, p: 40, n: 20 }, { mode: 'chunked' }),
+  'ssdChunkScan, 7 heads of a group': ssd({ b: 1, L: 300, h: 7, p: 20, n: 16 }, { mode: 'chunked' }),
+  'ssdChunkScan, heads in groups, in 16 bits': ssd({ b: 2, L: 200, h: 6, p: 20, n: 16, groups: 3 }, halves),
+  'ssdChunkScan, token by token': ssd({ b: 1, L: 200, h: 3, p: 70, n: 20 }, { mode: 'recurrent' }),
+  'ssdChunkScan, quadratic': ssd({ b: 1, L: 600, h: 5, p: 20, n: 16 }, { mode: 'quadratic' }),
+  'ssdChunkScan, as it chooses': ssd({ b: 1, L: 400, h: 3, p: 64, n: 64 }, {}),
   selectiveStateUpdate: () => {
     const [b, d, n] = [3, 500, 16]
     const state = fixed('state', [b, d, n])
@@ -72,6 +80,11 @@ const ops: Record<string, () => Tensor[]> = {
 function scan(sizes: Parameters<typeof scanInputs>[1], layout: 'plain' | 'swapped' | 'fused'): () => Tensor[] {
   const x = scanInputs(random, sizes)
   return () => Object.values(run(x, { u: layout, delta: layout, z: layout }))
+}
+
+function ssd(sizes: Parameters<typeof ssdInputs>[1], how: SsdHow): () => Tensor[] {
+  const x = seenBy(ssdInputs(random, sizes), how.types)
+  return () => Object.values(runSsd(x, how))
 }
 
 function numbers(name: string, shape: number[]): NDArray {

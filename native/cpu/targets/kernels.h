@@ -19,6 +19,9 @@
 #include "cpu/kernels/selective_state_update.h"
 #include "cpu/kernels/ssd.h"
 #include "cpu/kernels/ssd_recurrent.h"
+#include "cpu/kernels/ssd_tiles.h"
+#include "cpu/kernels/ssd_chunked.h"
+#include "cpu/kernels/ssd_quadratic.h"
 #include "cpu/kernels/ssd_chunk_scan.h"
 #include "cpu/kernels/ceilings.h"
 // clang-format on

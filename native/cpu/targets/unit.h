@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "core/problem/causal_conv1d.h"
 #include "core/problem/elementwise.h"
