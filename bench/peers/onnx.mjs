@@ -43,16 +43,18 @@ export function constant(name, dims, values) {
   ])
 }
 
-/** Attributes are whole numbers, strings, { float } or { graph }. */
+/** Attributes are whole numbers, lists of them, strings, { float } or { graph }. */
 function attribute(name, setting) {
   const [field, type] =
     typeof setting === 'string'
       ? [bytes(4, setting), 3]
       : typeof setting === 'number'
         ? [integer(3, setting), 2]
-        : setting.graph
-          ? [bytes(6, setting.graph), 5]
-          : [float(2, setting.float), 1]
+        : Array.isArray(setting)
+          ? [Buffer.concat(setting.map((number) => integer(8, number))), 7]
+          : setting.graph
+            ? [bytes(6, setting.graph), 5]
+            : [float(2, setting.float), 1]
   return Buffer.concat([bytes(1, name), field, integer(20, type)])
 }
 

@@ -7,11 +7,11 @@ import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import ort from 'onnxruntime-node'
 import { causalConv1d, causalConv1dUpdate, device, linear, selectiveScan, setThreads } from '../../lib/index.ts'
-import { debug, selectiveStateUpdate, tensor } from '../../lib/index.ts'
+import { debug, selectiveStateUpdate, ssdChunkScan, tensor } from '../../lib/index.ts'
 import { values } from '../inputs.ts'
 import { machineRecord } from '../machine.ts'
 import { median } from '../measure.ts'
-import { convolution, product, scanAsAttention, scanAsLoop } from './graphs.mjs'
+import { convolution, product, scanAsAttention, scanAsLoop, ssdAsAttention, ssdAsProducts } from './graphs.mjs'
 
 const { values: options } = parseArgs({
   options: {
@@ -163,6 +163,41 @@ async function scans(D, L) {
   )
 }
 
+async function ssds(H, P, N, L) {
+  const [x, dt] = [values(L * H * P), values(L * H, -6, -2)]
+  const [B, C, s0] = [values(L * N), values(L * N), values(H * N * P, -0.1, 0.1)] // s0 as (h, n, p), as theirs is
+  const A = Float32Array.from({ length: H }, (_, i) => -1 - (15 * i) / (H - 1))
+  const sizes = { H, P, N, L, A }
+  const feeds = { s0: [s0, [H, N, P]], dt: [dt, [L, H]], x: [x, [L, H * P]], B: [B, [L, N]], C: [C, [L, N]] }
+  const batched = Object.fromEntries(Object.entries(feeds).map(([name, [data, dims]]) => [name, [data, [1, ...dims]]]))
+  const theirs = { LinearAttention: { bytes: ssdAsAttention(sizes), feeds: batched } }
+  const at = { device: cpu }
+  const a = tensor(A, { shape: [H], ...at })
+  const states = tensor(s0, { shape: [1, H, N, P], ...at })
+    .transpose(2, 3)
+    .contiguous()
+  if (L === 1) {
+    // See scans(): the state decays with each call.
+    const row = (data, ...shape) => tensor(data, { shape: [1, ...shape], ...at })
+    const [tx, tdt, tB, tC] = [row(x, H, P), row(dt, H), row(B, 1, N), row(C, 1, N)]
+    const ours = () => selectiveStateUpdate(states, tx, tdt, a, tB, tC, { dtSoftplus: true })
+    return compare(`ssd, one token, H=${H} P=${P} N=${N}`, ours, theirs)
+  }
+  theirs['products of matrices'] = { bytes: ssdAsProducts(sizes), feeds }
+  const put = (data, ...shape) => tensor(data, { shape: [1, L, ...shape], ...at })
+  const [tx, tdt, tB, tC] = [put(x, H, P), put(dt, H), put(B, 1, N), put(C, 1, N)]
+  const given = { initialStates: states, dtSoftplus: true, returnFinalStates: true }
+  await compare(
+    `ssd H=${H} P=${P} N=${N} L=${L}`,
+    () => {
+      const { out, finalStates } = ssdChunkScan(tx, tdt, a, tB, tC, given)
+      finalStates.dispose()
+      return out
+    },
+    theirs,
+  )
+}
+
 async function convolutions(D, L) {
   const K = 4
   const [x, s, weight, bias] = [values(D * L), values(D * (K - 1)), values(D * K), values(D)]
@@ -214,6 +249,9 @@ async function products(M, K, N) {
 await scans(1536, 2048)
 await scans(1536, 512)
 await scans(1536, 1)
+await ssds(24, 64, 128, 2048)
+await ssds(24, 64, 128, 512)
+await ssds(24, 64, 128, 1)
 await convolutions(1536, 512)
 await convolutions(1536, 2048)
 await convolutions(1536, 1)
