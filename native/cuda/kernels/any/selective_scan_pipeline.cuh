@@ -4,8 +4,8 @@
 //
 // A block takes a number of channels of one row of the batch, all of one group of B and of C. Time goes in tiles of T
 // tokens, in a ring of stages in shared memory:
-//   delta (bias and softplus done), delta u: [channels][T + 4]; y takes delta's place
-//   B, C: [T][lanes][R of B, R of C]
+//   delta (bias and softplus done), delta u: [channels][T + 4]; y may take delta's place
+//   B, C: [states of B, of C][T + 4]
 //   u, z as they came, four at a time, for the thread that brought them
 //   resets: a bit a token where seqIdx changes
 // Producer warps ask for a tile's data a tile ahead, into registers, and lay the tile down; when it has been walked
@@ -13,9 +13,9 @@
 // channels is dense. Consumer warps: S neighbouring lanes share a channel and keep R = 16/S of its states each in
 // registers, with A beside them (multiplied by log2 e). U tokens are one step: their exponentials and products with B,
 // which need no state, are made one step ahead of their walk, so that what a token waits for is one fused multiply-add
-// after another. y of U tokens is summed over a lane's states in registers and over the lanes by exchanging halves:
-// each lane ends with U/S tokens. Two barriers a stage: `full` from producers to consumers, `walked` back. States past
-// n have A = B = C = 0; tokens past L have Δ = 0, which leaves the state alone.
+// after another. y is summed over a lane's states in registers, over a channel's lanes by exchanging halves: each lane
+// ends with U/S tokens. Two barriers a stage: `full` from producers to consumers, `walked` back. States past n have A =
+// B = C = 0; tokens past L have Δ = 0, which leaves the state alone.
 //
 // Floor: sizeof(T) (3 bytes with a gate, 2 + ... without) an element, and 16 exponentials with four more for softplus
 // and silu: 16 a clock and multiprocessor.
@@ -39,15 +39,20 @@ struct PipelineShape {
   static constexpr bool ahead = kAhead;
   static constexpr int consumers = kConsumers * 32, producers = kProducers * 32, threads = consumers + producers;
   static constexpr int channels = consumers / S;
-  static constexpr int pitch = T + 4;               // of delta and delta u: rows on other banks
-  static constexpr int line = 2 * kPipelineStates;  // of B and C
-  static constexpr int fours = channels * T / 4;    // of u, delta or z in a tile
-  static constexpr int share = fours / producers;   // of a producer
+  static constexpr int pitch = T + 4;              // of a row of tokens: neighbours are on other banks
+  static constexpr int fours = channels * T / 4;   // of u, delta or z in a tile
+  static constexpr int share = fours / producers;  // of a producer
   static constexpr int matrix_share =
       (T / 4 + kProducers - 1) / kProducers;  // a warp does four tokens of B and C at once
-  static constexpr int stage_floats = 2 * channels * pitch + T * line;
+  static constexpr int matrix_floats = 2 * kPipelineStates * pitch + 16;
+  static constexpr int stage_floats = 2 * channels * pitch + matrix_floats;
   static_assert(U % 4 == 0 && U % S == 0 && T % (2 * U) == 0 && T <= 64 && channels % 4 == 0);
   static_assert(fours % producers == 0 && producers % (T / 4) == 0 && producers % (channels / 4) == 0);
+  static_assert(2 * kStages + 1 <= 16);  // barriers
+
+  // Where a row of B (from 0 on) or of C (from 16 on) begins: eight neighbours are on other banks, and so are every
+  // fourth.
+  __device__ static constexpr int matrix_row(int row) { return row * pitch + row / 8 * 4; }
 
   template <class X>
   static constexpr int64_t shared_bytes() {
@@ -189,7 +194,7 @@ struct Step {
 template <class Shape>
 struct Line {
   Floats<4> delta[Shape::step / 4], input[Shape::step / 4];
-  float BC[Shape::step][2 * Shape::states];
+  Floats<4> B[Shape::states][Shape::step / 4], C[Shape::states][Shape::step / 4];
 };
 
 template <class X, class Shape>
@@ -200,7 +205,7 @@ __device__ __forceinline__ void consume(const ScanArgs& p, const PipelineBlock<X
   float A[R], h[R];
 #pragma unroll
   for (int r = 0; r < R; r++) {
-    const int64_t state = lane * R + r;
+    const int64_t state = r * S + lane;
     const bool in = channel < block.channels && state < p.n;
     A[r] = in ? float_at(p.A, p.A_dtype, c * p.A_d + state * p.A_n) * kLog2E : 0.0f;
     h[r] = 0;
@@ -214,22 +219,17 @@ __device__ __forceinline__ void consume(const ScanArgs& p, const PipelineBlock<X
     wait_full<Shape>(stage);
     float* const deltas = block.deltas(stage) + channel * Shape::pitch;
     const float* const inputs = block.inputs(stage) + channel * Shape::pitch;
-    const float* const matrices = block.matrices(stage) + lane * 2 * R;
+    const float* const matrices = block.matrices(stage) + Shape::matrix_row(lane);
 
     const auto read = [&](Line<Shape>& line, int t) {
-      constexpr int V = R < 4 ? 2 * R : 4;
 #pragma unroll
       for (int q = 0; q < U / 4; q++) {
         line.delta[q] = load<4>(deltas + t + q * 4);
         line.input[q] = load<4>(inputs + t + q * 4);
-      }
 #pragma unroll
-      for (int j = 0; j < U; j++) {
-#pragma unroll
-        for (int i = 0; i < 2 * R; i += V) {
-          const Floats<V> v = load<V>(matrices + (t + j) * Shape::line + i);
-#pragma unroll
-          for (int k = 0; k < V; k++) line.BC[j][i + k] = v.v[k];
+        for (int r = 0; r < R; r++) {
+          line.B[r][q] = load<4>(matrices + Shape::matrix_row(r * S) + t + q * 4);
+          line.C[r][q] = load<4>(matrices + Shape::matrix_row(kPipelineStates + r * S) + t + q * 4);
         }
       }
     };
@@ -239,8 +239,8 @@ __device__ __forceinline__ void consume(const ScanArgs& p, const PipelineBlock<X
 #pragma unroll
         for (int r = 0; r < R; r++) {
           s.decay[j][r] = fast_decay<X>(line.delta[j / 4].v[j % 4], A[r]);
-          s.input[j][r] = line.input[j / 4].v[j % 4] * line.BC[j][r];
-          s.C[j][r] = line.BC[j][R + r];
+          s.input[j][r] = line.input[j / 4].v[j % 4] * line.B[r][j / 4].v[j % 4];
+          s.C[j][r] = line.C[r][j / 4].v[j % 4];
         }
       }
     };
@@ -314,7 +314,7 @@ __device__ __forceinline__ void consume(const ScanArgs& p, const PipelineBlock<X
   if (p.last && channel < block.channels) {
 #pragma unroll
     for (int r = 0; r < R; r++) {
-      const int64_t state = lane * R + r;
+      const int64_t state = r * S + lane;
       if (state < p.n) p.last[block.b * p.last_b + c * p.last_d + state * p.last_n] = h[r];
     }
   }
@@ -340,60 +340,129 @@ struct Part {
     const bool in = kByToken ? c + i * c_step < channels : t + i * t_step < tokens;
     return in ? max(0, min(4, along)) : 0;
   }
-  // Where the first is; the i-th is i steps on.
-  __device__ __forceinline__ X* first(const ScanTile& x, int64_t b, int64_t c0) const {
-    return static_cast<X*>(x.data) + b * x.b + (c0 + c) * x.d + t * x.t;
+  // Where the i-th four lies in rows of tokens.
+  __device__ __forceinline__ int place(int i) const { return (c + i * c_step) * Shape::pitch + t + i * t_step; }
+};
+
+// One of u, delta, z and out, as a producer walks along it.
+template <class X>
+struct Stream {
+  X* next;                     // the first four of a tile
+  int64_t step, within, tile;  // to the next four; from element to element; to the next tile
+  bool fours;
+
+  template <class Shape, bool kByToken>
+  __device__ __forceinline__ Stream(const ScanTile& x, const Part<X, Shape, kByToken>& part, int64_t b, int64_t c0) {
+    next = static_cast<X*>(x.data) + b * x.b + (c0 + part.c) * x.d + part.t * x.t;
+    step = kByToken ? part.c_step * x.d : part.t_step * x.t;
+    within = kByToken ? x.t : x.d;
+    tile = Shape::tokens * x.t;
+    fours = x.fours;
   }
-  __device__ __forceinline__ int64_t step(const ScanTile& x) const { return kByToken ? c_step * x.d : t_step * x.t; }
-  __device__ __forceinline__ int64_t within(const ScanTile& x) const { return kByToken ? x.t : x.d; }
+  // kAll: all of the four are there, as one access.
+  template <bool kAll>
+  __device__ __forceinline__ Four<X> read(int i, int count) const {
+    return read_four(next + i * step, within, kAll || fours, kAll ? 4 : count);
+  }
+  template <bool kAll>
+  __device__ __forceinline__ void write(int i, int count, const Floats<4>& v) const {
+    write_four(next + i * step, within, kAll || fours, kAll ? 4 : count, narrow_four<X>(v));
+  }
+};
+
+// A producer's fours of B or of C: four tokens of a state (by token), or four states of a token. A warp takes of both
+// matrices, at a time, four states and sixteen tokens, or sixteen states and four tokens.
+template <class X, class Shape>
+struct MatrixPart {
+  static constexpr int kWarps = Shape::producers / 32, kCount = Shape::matrix_share;
+  bool by_token, fours;
+  int lane, warp, states;
+  const X* next;  // the next tile
+  int64_t n_step, t_step, offset[kCount];
+  int place[kCount];  // in shared memory
+
+  __device__ __forceinline__ MatrixPart(const ScanArgs& p, const PipelineBlock<X, Shape>& block, int me)
+      : by_token(p.matrices_by_token), fours(p.B.fours && p.C.fours), lane(me % 32), warp(me / 32) {
+    const bool of_C = by_token ? lane / 16 : lane / 4 % 2;
+    const ScanMatrix& m = of_C ? p.C : p.B;
+    states = static_cast<int>(p.n);
+    n_step = m.n;
+    t_step = m.t;
+    next = static_cast<const X*>(m.data) + block.b * m.b + block.c0 / m.group_size * m.g;
+#pragma unroll
+    for (int i = 0; i < kCount; i++) {
+      offset[i] = state(i) * n_step + token(i) * t_step;
+      place[i] = Shape::matrix_row((of_C ? kPipelineStates : 0) + state(i)) + token(i);
+    }
+  }
+  __device__ __forceinline__ int unit(int i) const { return warp + i * kWarps; }
+  __device__ __forceinline__ bool in(int i) const {
+    return Shape::tokens / 4 % kWarps == 0 || unit(i) < Shape::tokens / 4;
+  }
+  __device__ __forceinline__ int state(int i) const { return by_token ? lane / 4 % 4 * 4 + unit(i) % 4 : lane % 4 * 4; }
+  __device__ __forceinline__ int token(int i) const {
+    return by_token ? unit(i) / 4 * 16 + lane % 4 * 4 : unit(i) * 4 + lane / 8;
+  }
+  template <bool kAll>
+  __device__ __forceinline__ Four<X> read(int i, int tokens) const {
+    if (!in(i)) return {};
+    if (kAll) return *reinterpret_cast<const Four<X>*>(next + offset[i]);
+    const int along = by_token ? tokens - token(i) : states - state(i);
+    const int across = by_token ? states - state(i) : tokens - token(i);
+    return read_four(next + offset[i], by_token ? t_step : n_step, fours, across > 0 ? max(0, min(4, along)) : 0);
+  }
+  __device__ __forceinline__ void lay_down(int i, const Four<X>& four, float* matrices) const {
+    if (!in(i)) return;
+    const Floats<4> v = widen(four);
+    float* const to = matrices + place[i];
+    if (by_token) {
+      *reinterpret_cast<Floats<4>*>(to) = v;
+    } else {
+#pragma unroll
+      for (int j = 0; j < 4; j++) to[j * Shape::pitch] = v.v[j];
+    }
+  }
 };
 
 template <class X, class Shape, bool kByToken>
 __device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X, Shape>& block) {
-  constexpr int T = Shape::tokens, kPitch = Shape::pitch, kShare = Shape::share, R = Shape::states;
-  constexpr int kWarps = Shape::producers / 32;
+  constexpr int T = Shape::tokens, kPitch = Shape::pitch, kShare = Shape::share;
   const int me = static_cast<int>(threadIdx.x) - Shape::consumers, lane = me % 32, warp = me / 32;
   const Part<X, Shape, kByToken> part(me);
-  const X* next_u = part.first(p.u, block.b, block.c0);
-  const X* next_delta = part.first(p.delta, block.b, block.c0);
-  const X* next_z = p.z.data ? part.first(p.z, block.b, block.c0) : nullptr;
-  X* next_out = part.first(p.out, block.b, block.c0);
-
-  // My part of B and C: four tokens of the 16 states of B and of C, a lane each; or four states of a token.
-  const bool by_token = p.matrices_by_token;
-  const bool of_C = by_token ? lane / 16 : lane / 4 % 2;
-  const ScanMatrix& m = of_C ? p.C : p.B;
-  const int state = by_token ? lane % 16 : lane % 4 * 4, m_token = warp * 4 + (by_token ? 0 : lane / 8);
-  const X* next_m =
-      static_cast<const X*>(m.data) + block.b * m.b + block.c0 / m.group_size * m.g + state * m.n + m_token * m.t;
-  const int states = static_cast<int>(p.n);
-  const auto in_matrix = [&](int i) { return T / 4 % kWarps == 0 || warp + i * kWarps < T / 4; };
-  const auto tokens_in = [&](int64_t tile) {
-    return static_cast<int>(max(int64_t{0}, min(int64_t{T}, p.L - tile * T)));
+  Stream<X> u_stream(p.u, part, block.b, block.c0), delta_stream(p.delta, part, block.b, block.c0);
+  Stream<X> z_stream(p.z, part, block.b, block.c0), out_stream(p.out, part, block.b, block.c0);
+  MatrixPart<X, Shape> matrices(p, block, me);
+  // Every four of every whole tile is one access.
+  const bool all = p.u.fours && p.delta.fours && (p.z.fours || !p.z.data) && p.out.fours && matrices.fours &&
+                   block.channels == Shape::channels && p.n == kPipelineStates;
+  const int64_t whole_tiles = all ? p.L / T : 0;
+  // f(whether all of the tile's fours are there, its tokens)
+  const auto with_tile = [&](int64_t tile, auto f) {
+    if (tile < whole_tiles)
+      f(std::true_type{}, T);
+    else
+      f(std::false_type{}, static_cast<int>(max(int64_t{0}, min(int64_t{T}, p.L - tile * T))));
   };
 
   Four<X> u[kShare], delta[kShare], z[kShare], matrix[Shape::matrix_share];
   int32_t seq[2] = {}, before[2] = {};
   const auto ask = [&](int64_t tile) {
-    const int tokens = tokens_in(tile);
+    with_tile(tile, [&](auto is_whole, int tokens) {
+      constexpr bool kAll = decltype(is_whole)::value;
 #pragma unroll
-    for (int i = 0; i < kShare; i++) {
-      const int count = part.count(i, tokens, block.channels);
-      delta[i] = read_four(next_delta + i * part.step(p.delta), part.within(p.delta), p.delta.fours, count);
-      u[i] = read_four(next_u + i * part.step(p.u), part.within(p.u), p.u.fours, count);
-      if (p.z.data) z[i] = read_four(next_z + i * part.step(p.z), part.within(p.z), p.z.fours, count);
-    }
-    next_delta += T * p.delta.t;
-    next_u += T * p.u.t;
-    next_z += T * p.z.t;
+      for (int i = 0; i < kShare; i++) {
+        const int count = part.count(i, tokens, block.channels);
+        delta[i] = delta_stream.template read<kAll>(i, count);
+        u[i] = u_stream.template read<kAll>(i, count);
+        if (p.z.data) z[i] = z_stream.template read<kAll>(i, count);
+      }
 #pragma unroll
-    for (int i = 0; i < Shape::matrix_share; i++) {
-      const int t = m_token + i * kWarps * 4;
-      const int along = by_token ? tokens - t : states - state, across = by_token ? states - state : tokens - t;
-      const int count = in_matrix(i) && across > 0 ? max(0, min(4, along)) : 0;
-      matrix[i] = read_four(next_m + i * (kWarps * 4) * m.t, by_token ? m.t : m.n, m.fours, count);
-    }
-    next_m += T * m.t;
+      for (int i = 0; i < Shape::matrix_share; i++) matrix[i] = matrices.template read<kAll>(i, tokens);
+    });
+    delta_stream.next += delta_stream.tile;
+    u_stream.next += u_stream.tile;
+    z_stream.next += z_stream.tile;
+    matrices.next += T * matrices.t_step;
     if (p.seq && warp == 0) {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
@@ -408,56 +477,40 @@ __device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X
 
   const auto lay_down = [&](int stage, int64_t tile) {
     float *const deltas = block.deltas(stage), *const inputs = block.inputs(stage);
-    const int tokens = tokens_in(tile);
+    with_tile(tile, [&](auto is_whole, int tokens) {
 #pragma unroll
-    for (int i = 0; i < kShare; i++) {
-      const int c = part.c + i * part.c_step, to = c * kPitch + part.t + i * part.t_step;
-      Floats<4> d = widen(delta[i]), input = widen(u[i]);
+      for (int i = 0; i < kShare; i++) {
+        const int c = part.c + i * part.c_step, to = part.place(i);
+        Floats<4> d = widen(delta[i]), input = widen(u[i]);
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        const float v = d.v[j] + block.bias[kByToken ? c : c + j];
-        d.v[j] = p.softplus ? fast_softplus<X>(v) : v;
-      }
-      if (tokens < T) {
-        const int count = part.count(i, tokens, block.channels);
+        for (int j = 0; j < 4; j++) d.v[j] += block.bias[kByToken ? c : c + j];
+        if (p.softplus) {  // one branch, so that the four go side by side
 #pragma unroll
-        for (int j = 0; j < 4; j++) d.v[j] = j < count ? d.v[j] : 0.0f;
-      }
-#pragma unroll
-      for (int j = 0; j < 4; j++) input.v[j] *= d.v[j];
-      if constexpr (kByToken) {
-        *reinterpret_cast<Floats<4>*>(deltas + to) = d;
-        *reinterpret_cast<Floats<4>*>(inputs + to) = input;
-      } else {
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-          deltas[to + j * kPitch] = d.v[j];
-          inputs[to + j * kPitch] = input.v[j];
+          for (int j = 0; j < 4; j++) d.v[j] = fast_softplus<X>(d.v[j]);
         }
-      }
-      block.u(stage)[me + i * Shape::producers] = u[i];
-      if (p.z.data) block.z(stage)[me + i * Shape::producers] = z[i];
-    }
+        if constexpr (!decltype(is_whole)::value) {
+          const int count = part.count(i, tokens, block.channels);
 #pragma unroll
-    for (int i = 0; i < Shape::matrix_share; i++) {
-      if (!in_matrix(i)) break;
-      float* const to = block.matrices(stage) + (m_token + i * kWarps * 4) * Shape::line + (of_C ? R : 0);
-      const auto place = [&](int s) { return s / R * (2 * R) + s % R; };
-      const Floats<4> four = widen(matrix[i]);
-      if (by_token) {
-#pragma unroll
-        for (int j = 0; j < 4; j++) to[j * Shape::line + place(state)] = four.v[j];
-      } else {
-        constexpr int V = R < 4 ? R : 4;
-#pragma unroll
-        for (int j = 0; j < 4; j += V) {
-          Floats<V> v;
-#pragma unroll
-          for (int k = 0; k < V; k++) v.v[k] = four.v[j + k];
-          *reinterpret_cast<Floats<V>*>(to + place(state + j)) = v;
+          for (int j = 0; j < 4; j++) d.v[j] = j < count ? d.v[j] : 0.0f;
         }
+#pragma unroll
+        for (int j = 0; j < 4; j++) input.v[j] *= d.v[j];
+        if constexpr (kByToken) {
+          *reinterpret_cast<Floats<4>*>(deltas + to) = d;
+          *reinterpret_cast<Floats<4>*>(inputs + to) = input;
+        } else {
+#pragma unroll
+          for (int j = 0; j < 4; j++) {
+            deltas[to + j * kPitch] = d.v[j];
+            inputs[to + j * kPitch] = input.v[j];
+          }
+        }
+        block.u(stage)[me + i * Shape::producers] = u[i];
+        if (p.z.data) block.z(stage)[me + i * Shape::producers] = z[i];
       }
-    }
+    });
+#pragma unroll
+    for (int i = 0; i < Shape::matrix_share; i++) matrices.lay_down(i, matrix[i], block.matrices(stage));
     if (p.seq && warp == 0) {
       const uint64_t low = __ballot_sync(kFullWarp, seq[0] != before[0]);
       const uint64_t high = T > 32 ? __ballot_sync(kFullWarp, seq[1] != before[1]) : 0;
@@ -466,30 +519,30 @@ __device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X
   };
 
   const auto finish = [&](int stage, int64_t tile) {
-    const float* const ys = block.deltas(stage);
-    const int tokens = tokens_in(tile);
+    float* const ys = block.deltas(stage);
+    with_tile(tile, [&](auto is_whole, int tokens) {
 #pragma unroll
-    for (int i = 0; i < kShare; i++) {
-      const int count = part.count(i, tokens, block.channels);
-      const int c = part.c + i * part.c_step, from = c * kPitch + part.t + i * part.t_step;
-      Floats<4> y;
-      if constexpr (kByToken) {
-        y = load<4>(ys + from);
-      } else {
+      for (int i = 0; i < kShare; i++) {
+        const int c = part.c + i * part.c_step, from = part.place(i);
+        Floats<4> y;
+        if constexpr (kByToken) {
+          y = load<4>(ys + from);
+        } else {
 #pragma unroll
-        for (int j = 0; j < 4; j++) y.v[j] = ys[from + j * kPitch];
+          for (int j = 0; j < 4; j++) y.v[j] = ys[from + j * kPitch];
+        }
+        const Floats<4> us = widen(block.u(stage)[me + i * Shape::producers]);
+#pragma unroll
+        for (int j = 0; j < 4; j++) y.v[j] = fmaf(block.D[kByToken ? c : c + j], us.v[j], y.v[j]);
+        if (p.z.data) {
+          const Floats<4> zs = widen(block.z(stage)[me + i * Shape::producers]);
+#pragma unroll
+          for (int j = 0; j < 4; j++) y.v[j] *= fast_silu(zs.v[j]);
+        }
+        out_stream.template write<decltype(is_whole)::value>(i, part.count(i, tokens, block.channels), y);
       }
-      const Floats<4> us = widen(block.u(stage)[me + i * Shape::producers]);
-#pragma unroll
-      for (int j = 0; j < 4; j++) y.v[j] = fmaf(block.D[kByToken ? c : c + j], us.v[j], y.v[j]);
-      if (p.z.data) {
-        const Floats<4> zs = widen(block.z(stage)[me + i * Shape::producers]);
-#pragma unroll
-        for (int j = 0; j < 4; j++) y.v[j] *= fast_silu(zs.v[j]);
-      }
-      write_four(next_out + i * part.step(p.out), part.within(p.out), p.out.fours, count, narrow_four<X>(y));
-    }
-    next_out += T * p.out.t;
+    });
+    out_stream.next += out_stream.tile;
   };
 
   ask(0);
