@@ -4,10 +4,24 @@ import { float32, NDArray } from '../reference/array.js'
 import { linear as reference } from '../reference/linear.js'
 import { expectClose } from '../support/close.js'
 import { describeOp, expectKernel, on, put, take } from '../support/device.js'
-import { floatTypes, rounded } from '../support/floats.js'
+import { floatTypes, halfTypes, rounded, type FloatType } from '../support/floats.js'
 import { layouts, place } from '../support/layout.js'
 import { describeCase, pairwise } from '../support/pairwise.js'
 import { Random } from '../support/random.js'
+
+// Of x and the weight: float32 and 16 bits beside their own, and mixtures, of which each size has another.
+const alike: [FloatType, FloatType][] = [
+  ['float32', 'float32'],
+  ['bfloat16', 'bfloat16'],
+]
+const mixed: [FloatType, FloatType][] = [
+  ['float32', 'bfloat16'],
+  ['float16', 'float16'],
+  ['float32', 'float16'],
+  ['bfloat16', 'float16'],
+  ['float16', 'float32'],
+]
+const pairs = (turn: number): [FloatType, FloatType][] => [...alike, mixed[turn % mixed.length]!]
 
 describeOp('linear', () => {
   const grid = pairwise({
@@ -54,14 +68,17 @@ describeOp('linear', () => {
     [130, 128, 130],
     [1, 8, 1025],
   ])('%i × %i → %i', async (rows, ins, outs) => {
-    const random = new Random(rows * ins)
-    const x = random.normal([rows, ins])
-    const weight = random.normal([outs, ins], 1 / Math.sqrt(ins))
-    expectClose(await take(linear(put(x), put(weight))), reference(x, weight), {
-      on,
-      plain: () => reference(x, weight, {}, float32),
-    })
-    expectKernel('linear')
+    for (const [dtype, weightType] of [...alike, ...mixed]) {
+      const random = new Random(rows * ins)
+      const x = rounded(random.normal([rows, ins]), dtype)
+      const weight = rounded(random.normal([outs, ins], 1 / Math.sqrt(ins)), weightType)
+      expectClose(await take(linear(put(x, dtype), put(weight, weightType))), reference(x, weight), {
+        on,
+        dtype,
+        plain: () => reference(x, weight, {}, float32),
+      })
+      expectKernel('linear')
+    }
   })
 
   // Around the sizes at which kernels change over, and those of their blocks.
@@ -73,60 +90,68 @@ describeOp('linear', () => {
     [33, 383, 255],
     [34, 384, 256],
     [48, 769, 513],
-    [49, 769, 513],
     [113, 1025, 33],
     [34, 1, 300],
     [260, 64, 17],
     [40, 0, 5],
   ])('%i × %i → %i, with everything', async (rows, ins, outs) => {
-    const random = new Random(rows + ins)
-    const [x, weight] = [random.normal([rows, ins]), random.normal([outs, ins], 1 / Math.sqrt(ins || 1))]
-    const [bias, residual] = [random.normal([outs]), random.normal([rows, outs])]
-    const options = { bias, residual, activation: 'silu' } as const
-    const want = reference(x, weight, options)
-    for (const layout of ['plain', 'offset', 'swapped'] as const) {
-      const out = linear(place(x, layout), place(weight, layout), {
-        bias: put(bias),
-        residual: place(residual, layout),
-        activation: 'silu',
-      })
-      expectKernel('linear')
-      expectClose(await take(out), want, { on, plain: () => reference(x, weight, options, float32) })
+    for (const [dtype, weightType] of pairs(rows)) {
+      const random = new Random(rows + ins)
+      const x = rounded(random.normal([rows, ins]), dtype)
+      const weight = rounded(random.normal([outs, ins], 1 / Math.sqrt(ins || 1)), weightType)
+      const [bias, residual] = [random.normal([outs]), rounded(random.normal([rows, outs]), dtype)]
+      const options = { bias, residual, activation: 'silu' } as const
+      const want = reference(x, weight, options)
+      for (const layout of ['plain', 'offset', 'swapped'] as const) {
+        const out = linear(place(x, layout, dtype), place(weight, layout, weightType), {
+          bias: put(bias),
+          residual: place(residual, layout, dtype),
+          activation: 'silu',
+        })
+        expectKernel('linear')
+        expectClose(await take(out), want, { on, dtype, plain: () => reference(x, weight, options, float32) })
+      }
     }
   })
 
-  // Every pair of dtypes, in each way that there is to multiply.
-  const pairs = floatTypes.flatMap((dtype) => floatTypes.map((weightType) => [dtype, weightType] as const))
-  test.each(pairs)('x of %s, weight of %s', async (dtype, weightType) => {
-    for (const rows of [1, 2, 4, 8, 9, 30, 48, 49, 130])
-      for (const [ins, outs] of [
-        [384, 64],
-        [413, 77],
-        [1100, 40],
-      ] as const) {
-        const random = new Random(rows + ins)
-        const x = rounded(random.normal([rows, ins]), dtype)
-        const weight = rounded(random.normal([outs, ins], 1 / Math.sqrt(ins)), weightType)
-        const [bias, residual] = [random.normal([outs]), rounded(random.normal([rows, outs]), dtype)]
-        const options = { bias, residual }
-        const out = linear(put(x, dtype), put(weight, weightType), { bias: put(bias), residual: put(residual, dtype) })
-        expectKernel('linear')
-        const plain = (): NDArray => reference(x, weight, options, float32)
-        expectClose(await take(out), reference(x, weight, options), { on, dtype, plain })
+  test.each([...alike, ...mixed])(
+    'a row’s result does not depend on the other rows’ values (%s, weight %s)',
+    async (dtype, weightType) => {
+      const random = new Random('rows')
+      for (const rows of [7, 70]) {
+        const weight = put(rounded(random.normal([33, 65]), weightType), weightType)
+        const x = rounded(random.normal([rows, 65]), dtype)
+        const all = (await take(linear(put(x, dtype), weight))).data
+        const y = x.clone()
+        for (let i = 0; i < 65; i++) y.set(NaN, 3, i)
+        const others = (await take(linear(put(y, dtype), weight))).data
+        for (let i = 0; i < rows * 33; i++)
+          if (Math.floor(i / 33) === 3) expect(others[i]).toBeNaN()
+          else expect(others[i]).toBe(all[i])
       }
-  })
+    },
+  )
 
-  test('a row’s result does not depend on the other rows’ values', async () => {
-    const random = new Random('rows')
-    const weight = put(random.normal([33, 65]))
-    const x = random.normal([7, 65])
-    const all = await linear(put(x), weight).data()
-    const y = x.clone()
-    for (let i = 0; i < 65; i++) y.set(NaN, 3, i)
-    const others = await linear(put(y), weight).data()
-    for (let i = 0; i < 7 * 33; i++)
-      if (Math.floor(i / 33) === 3) expect(others[i]).toBeNaN()
-      else expect(others[i]).toBe(all[i])
+  test.each(halfTypes)('what is past %s is infinite, and what is not is not', async (dtype) => {
+    const size = dtype === 'float16' ? 300 : 1e19
+    const x = rounded(
+      new NDArray(
+        [3, 4],
+        [1, 1, 1, 1, -1, -1, -1, -1, 1, -1, 1, -1].map((v) => v * size),
+      ),
+      dtype,
+    )
+    const weight = rounded(
+      new NDArray(
+        [2, 4],
+        [1, 1, 1, 1, 0.25, 0, 0, 0].map((v) => v * size),
+      ),
+      dtype,
+    )
+    const got = await take(linear(put(x, dtype), put(weight, dtype)))
+    const want = Array.from(rounded(reference(x, weight), dtype).data)
+    expect(Array.from(got.data)).toEqual(want)
+    expect(want.filter((v) => !Number.isFinite(v))).toHaveLength(2)
   })
 
   test.each([
@@ -135,8 +160,13 @@ describeOp('linear', () => {
     [2, 5, 0],
   ])('empty: %i rows, %i → %i', async (rows, ins, outs) => {
     const random = new Random('empty')
-    const [x, weight, bias] = [random.normal([rows, ins]), random.normal([outs, ins]), random.normal([outs])]
-    expectClose(await take(linear(put(x), put(weight), { bias: put(bias) })), reference(x, weight, { bias }), { on })
+    for (const [dtype, weightType] of [...alike, ...mixed]) {
+      const x = rounded(random.normal([rows, ins]), dtype)
+      const weight = rounded(random.normal([outs, ins]), weightType)
+      const bias = random.normal([outs])
+      const out = linear(put(x, dtype), put(weight, weightType), { bias: put(bias) })
+      expectClose(await take(out), reference(x, weight, { bias }), { on, dtype })
+    }
   })
 
   test('one vector', async () => {
