@@ -10,12 +10,13 @@ import { ssdRecurrent as ssdReference, type SsdInputs } from '../reference/ssd_c
 import { expectClose } from '../support/close.js'
 import { runConv } from '../support/conv.js'
 import { describeOp, on, put, take, type Values } from '../support/device.js'
+import { floatTypes, rounded, roundedTo, type FloatType } from '../support/floats.js'
 import { Random } from '../support/random.js'
-import { run, scanInputs } from '../support/scan.js'
+import { run, scanInputs, scanTypes } from '../support/scan.js'
 import { runSsd, ssdInputs, type SsdHow } from '../support/ssd.js'
 
 /** NaN exactly where the reference has it, and near the reference everywhere else. */
-function expectSame(out: Values, ref: NDArray): void {
+function expectSame(out: Values, ref: NDArray, dtype: FloatType = 'float32'): void {
   const lost = (data: ArrayLike<number>): number[] => {
     const at: number[] = []
     for (let i = 0; i < data.length; i++) if (!Number.isFinite(data[i])) at.push(i)
@@ -27,16 +28,21 @@ function expectSame(out: Values, ref: NDArray): void {
       ref.shape,
       Array.from(data, (v) => (Number.isFinite(v) ? v : 0)),
     )
-  expectClose(cleaned(out.data), cleaned(ref.data), { on })
+  expect(out.dtype).toBe(dtype)
+  expectClose(cleaned(out.data), cleaned(ref.data), { on, dtype })
 }
 
 const [b, d, L, n] = [2, 37, 150, 16]
 
-async function checkScan(x: ScanInputs, layout: 'plain' | 'swapped' | 'fused'): Promise<void> {
-  const got = run(x, { u: layout, delta: layout, z: layout })
-  const want = scanReference(x)
-  expectSame(await take(got.out), want.out)
-  expectSame(await take(got.lastState), want.lastState)
+async function checkScan(given: ScanInputs, layout: 'plain' | 'swapped' | 'fused'): Promise<void> {
+  for (const dtype of floatTypes) {
+    const types = scanTypes(given, dtype)
+    const x = roundedTo(given, types)
+    const got = run(x, { u: layout, delta: layout, z: layout }, types)
+    const want = scanReference(x)
+    expectSame(await take(got.out), want.out, dtype)
+    expectSame(await take(got.lastState), want.lastState)
+  }
 }
 
 const ssdForms: SsdHow[] = [
@@ -162,47 +168,53 @@ describeOp('NaN stays where it belongs', () => {
         q.x.set(NaN, 0, 17, at)
         q.x.set(Infinity, 1, 5, at)
         q.initialStates.set(NaN, 1, 9, w - 2)
-        const got = runConv(q, { x })
-        expectSame(await take(got.out), convReference(q).out)
+        for (const dtype of floatTypes) {
+          const types = { x: dtype, weight: dtype, initialStates: dtype }
+          const r = roundedTo(q, types)
+          expectSame(await take(runConv(r, { x }, types).out), convReference(r).out, dtype)
+        }
       }
   })
 
-  test('causalConv1dUpdate, in inputs older than the taps reach, in other slots and rows', async () => {
-    const random = new Random('update')
-    for (const ring of [false, true]) {
-      const [w, m] = [4, 9]
-      const q = {
-        x: random.normal([3, 20, 2]),
-        convState: random.normal([5, 20, m]),
-        weight: random.normal([20, w]),
-        stateIndices: [4, -1, 1],
-        ...(ring ? { cacheSeqlens: [7, 0, 12] } : {}),
+  test.each(floatTypes)(
+    'causalConv1dUpdate, older than the taps reach, in other slots and rows (%s)',
+    async (dtype) => {
+      const random = new Random('update')
+      for (const ring of [false, true]) {
+        const [w, m] = [4, 9]
+        const q = {
+          x: rounded(random.normal([3, 20, 2]), dtype),
+          convState: rounded(random.normal([5, 20, m]), dtype),
+          weight: rounded(random.normal([20, w]), dtype),
+          stateIndices: [4, -1, 1],
+          ...(ring ? { cacheSeqlens: [7, 0, 12] } : {}),
+        }
+        for (let c = 0; c < 20; c++) {
+          for (let k = 0; k < m; k++) for (const slot of [0, 2, 3]) q.convState.set(NaN, slot, c, k)
+          // Slots 4 and 1 at positions 7 and 12: the taps read 4…6 and 9…11, modulo 9, or the last three.
+          for (const k of ring ? [0, 7, 8] : [0, 1, 5]) q.convState.set(NaN, 4, c, k)
+          for (const k of ring ? [3, 7, 8] : [0, 1, 5]) q.convState.set(NaN, 1, c, k)
+        }
+        const state = put(q.convState, dtype)
+        const row = (list: number[]): Tensor => put(new NDArray([3], list), 'int32')
+        const out = causalConv1dUpdate(put(q.x, dtype), state, put(q.weight, dtype), {
+          stateIndices: row(q.stateIndices),
+          cacheSeqlens: q.cacheSeqlens && row(q.cacheSeqlens),
+        })
+        const want = convUpdateReference(q)
+        expect(want.data.some(Number.isNaN)).toBe(false)
+        expectSame(await take(out), want, dtype)
+        expect(Array.from((await take(state)).data)).toEqual(Array.from(q.convState.data))
       }
-      for (let c = 0; c < 20; c++) {
-        for (let k = 0; k < m; k++) for (const slot of [0, 2, 3]) q.convState.set(NaN, slot, c, k)
-        // Slots 4 and 1 at positions 7 and 12: the taps read 4…6 and 9…11, modulo 9, or the last three.
-        for (const k of ring ? [0, 7, 8] : [0, 1, 5]) q.convState.set(NaN, 4, c, k)
-        for (const k of ring ? [3, 7, 8] : [0, 1, 5]) q.convState.set(NaN, 1, c, k)
-      }
-      const state = put(q.convState)
-      const row = (list: number[]): Tensor => put(new NDArray([3], list), 'int32')
-      const out = causalConv1dUpdate(put(q.x), state, put(q.weight), {
-        stateIndices: row(q.stateIndices),
-        cacheSeqlens: q.cacheSeqlens && row(q.cacheSeqlens),
-      })
-      const want = convUpdateReference(q)
-      expect(want.data.some(Number.isNaN)).toBe(false)
-      expectSame(await take(out), want)
-      expect(Array.from((await take(state)).data)).toEqual(Array.from(q.convState.data))
-    }
-  })
+    },
+  )
 
-  test('selectiveStateUpdate, in other channels, slots and rows', async () => {
+  test.each(floatTypes)('selectiveStateUpdate, in other channels, slots and rows (%s)', async (dtype) => {
     const random = new Random('state')
-    const state = random.normal([4, 20, 16]).map((v, i) => (i < 320 || i >= 960 ? NaN : v))
+    const state = rounded(random.normal([4, 20, 16]), dtype).map((v, i) => (i < 320 || i >= 960 ? NaN : v))
     state.set(NaN, 1, 7, 3)
-    const t = put(state)
-    const f = (...shape: number[]): Tensor => put(random.normal(shape))
+    const t = put(state, dtype)
+    const f = (...shape: number[]): Tensor => put(rounded(random.normal(shape), dtype), dtype)
     const out = selectiveStateUpdate(t, f(3, 20), f(3, 20), f(20, 16), f(3, 16), f(3, 16), {
       stateIndices: put(new NDArray([3], [1, -5, 2]), 'int32'),
       dtSoftplus: true,

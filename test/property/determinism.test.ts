@@ -3,13 +3,17 @@ import * as seqmix from '../../lib/index.js'
 import { setThreads, type Tensor } from '../../lib/index.js'
 import { NDArray } from '../reference/array.js'
 import { describeOp, put } from '../support/device.js'
+import { floatTypes, rounded, roundedTo, type FloatType } from '../support/floats.js'
 import { Random } from '../support/random.js'
 import { runConv } from '../support/conv.js'
-import { run, scanInputs } from '../support/scan.js'
+import { run, scanInputs, scanTypes } from '../support/scan.js'
 import { runSsd, seenBy, ssdInputs, type SsdHow } from '../support/ssd.js'
 
 const random = new Random('determinism')
 const halves: SsdHow = { mode: 'chunked', types: { x: 'bfloat16', z: 'bfloat16', B: 'bfloat16', C: 'bfloat16' } }
+
+/** What activations, weights and states of the ops are held in. */
+let dtype: FloatType = 'float32'
 
 /** Each op on inputs large enough that several threads share the work, some cut over time and some over channels. */
 const ops: Record<string, () => Tensor[]> = {
@@ -40,7 +44,8 @@ const ops: Record<string, () => Tensor[]> = {
   },
   causalConv1d: () => {
     const q = { x: numbers('x', [2, 100, 700]), weight: numbers('w', [100, 4]), activation: 'silu' } as const
-    const [a, b] = [runConv(q), runConv(q, { x: 'swapped' })]
+    const types = { x: dtype, weight: dtype }
+    const [a, b] = [runConv(q, {}, types), runConv(q, { x: 'swapped' }, types)]
     return [a.out, a.finalStates, b.out]
   },
   causalConv1dUpdate: () => {
@@ -78,8 +83,12 @@ const ops: Record<string, () => Tensor[]> = {
 }
 
 function scan(sizes: Parameters<typeof scanInputs>[1], layout: 'plain' | 'swapped' | 'fused'): () => Tensor[] {
-  const x = scanInputs(random, sizes)
-  return () => Object.values(run(x, { u: layout, delta: layout, z: layout }))
+  const given = scanInputs(random, sizes)
+  return () => {
+    const types = scanTypes(given, dtype)
+    const x = cached(given, () => roundedTo(given, types))
+    return Object.values(run(x, { u: layout, delta: layout, z: layout }, types))
+  }
 }
 
 function ssd(sizes: Parameters<typeof ssdInputs>[1], how: SsdHow): () => Tensor[] {
@@ -88,11 +97,19 @@ function ssd(sizes: Parameters<typeof ssdInputs>[1], how: SsdHow): () => Tensor[
 }
 
 function numbers(name: string, shape: number[]): NDArray {
-  return new Random(name + shape.join()).normal(shape)
+  return cached(name + shape.join(), () => rounded(new Random(name + shape.join()).normal(shape), dtype))
 }
 
 function fixed(name: string, shape: number[]): Tensor {
-  return put(numbers(name, shape))
+  return put(numbers(name, shape), dtype)
+}
+
+const made = new Map<unknown, unknown>()
+
+/** What was made before under this key, for the same dtype. */
+function cached<T>(key: unknown, make: () => T): T {
+  if (!made.has(key)) made.set(key, make())
+  return made.get(key) as T
 }
 
 async function bits(op: () => Tensor[]): Promise<string[]> {
@@ -103,7 +120,10 @@ async function bits(op: () => Tensor[]): Promise<string[]> {
 describeOp('the same bits from run to run and for any number of threads', () => {
   afterAll(() => setThreads(2))
 
-  test.each(Object.keys(ops))('%s', async (name) => {
+  const cases = Object.keys(ops).flatMap((name) => floatTypes.map((type) => [name, type] as const))
+  test.each(cases)('%s of %s', async (name, type) => {
+    dtype = type
+    made.clear()
     setThreads(1)
     const want = await bits(ops[name]!)
     for (const threads of [1, 2, 3, 8, 2]) {

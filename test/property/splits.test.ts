@@ -12,8 +12,9 @@ import { concat, NDArray } from '../reference/array.js'
 import type { ScanInputs } from '../reference/selective_scan.js'
 import { expectClose } from '../support/close.js'
 import { describeOp, on, put, take } from '../support/device.js'
+import { floatTypes, rounded, roundedTo } from '../support/floats.js'
 import { Random } from '../support/random.js'
-import { run, scanInputs } from '../support/scan.js'
+import { run, scanInputs, scanTypes } from '../support/scan.js'
 
 const runs = { numRuns: 25, seed: 20240229 }
 
@@ -45,18 +46,22 @@ const sizes = fc.record({
   B: fc.constantFrom('constant', 'shared', 'grouped'),
   C: fc.constantFrom('constant', 'shared', 'grouped'),
   layout: fc.constantFrom('plain', 'swapped', 'offset', 'fused'),
+  dtype: fc.constantFrom(...floatTypes),
   seed: fc.integer(),
 } as const)
 
+// In 16 bits too: the states between are float32, so that two ways differ by no more than one rounding each.
 describeOp('any split of a sequence gives what the whole gives', () => {
   test('selectiveScan, its state carried on', async () => {
     await fc.assert(
-      fc.asyncProperty(sizes, fc.boolean(), async ({ b, d, n, parts, B, C, layout, seed }, packed) => {
+      fc.asyncProperty(sizes, fc.boolean(), async ({ b, d, n, parts, B, C, layout, dtype, seed }, packed) => {
         const L = parts.reduce((a, m) => a + m, 0)
-        const x: ScanInputs = scanInputs(new Random(seed), { b, d, n, L, groups: d % 2 ? 1 : 2, B, C })
+        const given: ScanInputs = scanInputs(new Random(seed), { b, d, n, L, groups: d % 2 ? 1 : 2, B, C })
+        const types = scanTypes(given, dtype)
+        const x = roundedTo(given, types)
         if (!packed) delete x.seqIdx
         const where = { u: layout, delta: layout, z: layout }
-        const whole = run(x, where)
+        const whole = run(x, where, types)
         const outs: NDArray[] = []
         let state = x.initialState!
         let from = 0
@@ -68,13 +73,13 @@ describeOp('any split of a sequence gives what the whole gives', () => {
             const anew = x.seqIdx && from > 0 && length > 0 && x.seqIdx.at(row, from) !== x.seqIdx.at(row, from - 1)
             return anew ? 0 : v
           })
-          const got = run(part, where)
+          const got = run(part, where, types)
           outs.push(await values(got.out))
           state = length > 0 ? await values(got.lastState) : state
           if (length === 0) expectClose(await take(got.lastState), part.initialState, { on })
           from += length
         }
-        expectClose(concat(outs, 2), await values(whole.out), { on })
+        expectClose(concat(outs, 2), await values(whole.out), { on, dtype })
         if (L > 0) expectClose(state, await values(whole.lastState), { on })
       }),
       runs,
@@ -83,11 +88,11 @@ describeOp('any split of a sequence gives what the whole gives', () => {
 
   test('selectiveStateUpdate, token by token', async () => {
     await fc.assert(
-      fc.asyncProperty(sizes, async ({ b, d, n, parts, layout, seed }) => {
+      fc.asyncProperty(sizes, async ({ b, d, n, parts, layout, dtype, seed }) => {
         const L = Math.min(20, parts[0]! + 1)
         const grouped = seed % 2 === 0
         const groups = d % 2 ? 1 : 2
-        const x: ScanInputs = scanInputs(new Random(seed), {
+        const given: ScanInputs = scanInputs(new Random(seed), {
           b,
           d,
           n,
@@ -95,17 +100,19 @@ describeOp('any split of a sequence gives what the whole gives', () => {
           groups,
           ...(grouped ? { B: 'grouped', C: 'grouped' } : {}),
         })
-        delete x.seqIdx
-        const whole = run(x, { u: layout, delta: layout, z: layout })
+        delete given.seqIdx
+        const types = scanTypes(given, dtype)
+        const x = roundedTo(given, types)
+        const whole = run(x, { u: layout, delta: layout, z: layout }, types)
         const state = put(x.initialState!)
-        const [u, delta, z, B, C] = [x.u, x.delta, x.z!, x.B, x.C].map((a) => put(a)) as [
+        const [u, delta, z, B, C] = [x.u, x.delta, x.z!, x.B, x.C].map((a) => put(a, dtype)) as [
           Tensor,
           Tensor,
           Tensor,
           Tensor,
           Tensor,
         ]
-        const [A, D, dtBias] = [x.A, x.D!, x.deltaBias!].map((a) => put(a)) as [Tensor, Tensor, Tensor]
+        const [A, D, dtBias] = [x.A, x.D!, x.deltaBias!].map((a) => put(a, dtype)) as [Tensor, Tensor, Tensor]
         const outs: Tensor[] = []
         for (let t = 0; t < L; t++) {
           const now = (a: Tensor): Tensor => a.narrow(a.shape.length - 1, t, 1).reshape(a.shape.slice(0, -1))
@@ -118,7 +125,7 @@ describeOp('any split of a sequence gives what the whole gives', () => {
             }).reshape(b, d, 1),
           )
         }
-        expectClose(await take(cat(outs, 2)), await values(whole.out), { on })
+        expectClose(await take(cat(outs, 2)), await values(whole.out), { on, dtype })
         expectClose(await take(state), await values(whole.lastState), { on })
       }),
       runs,
@@ -133,24 +140,29 @@ describeOp('any split of a sequence gives what the whole gives', () => {
       longer: fc.integer({ min: 0, max: 4 }),
       parts: fc.array(fc.integer({ min: 0, max: 40 }), { minLength: 1, maxLength: 6 }),
       activation: fc.constantFrom(null, 'silu' as const),
+      dtype: fc.constantFrom(...floatTypes),
       seed: fc.integer(),
     })
     await fc.assert(
-      fc.asyncProperty(conv, async ({ b, d, w, longer, parts, activation, seed }) => {
+      fc.asyncProperty(conv, async ({ b, d, w, longer, parts, activation, dtype, seed }) => {
         const random = new Random(seed)
+        const normal = (shape: number[]): Tensor => put(rounded(random.normal(shape), dtype), dtype)
         const L = parts.reduce((a, m) => a + m, 0)
-        const [x, weight, bias, initial] = [[b, d, L], [d, w], [d], [b, d, w - 1]].map((s) =>
-          put(random.normal(s)),
-        ) as [Tensor, Tensor, Tensor, Tensor]
+        const [x, weight, bias, initial] = [[b, d, L], [d, w], [d], [b, d, w - 1]].map(normal) as [
+          Tensor,
+          Tensor,
+          Tensor,
+          Tensor,
+        ]
         const options = { bias, activation }
         const whole = causalConv1d(x, weight, { ...options, initialStates: initial, returnFinalStates: true })
 
         // The window that shifts holds some inputs more than the taps need; the ring begins at any position.
         const m = Math.max(1, w - 1 + longer)
         const start = random.int(0, 50)
-        const pad = put(random.normal([b, d, m - (w - 1)]))
+        const pad = normal([b, d, m - (w - 1)])
         const shifting = cat([pad, initial], 2)
-        const ring = put(new NDArray([b, d, m]))
+        const ring = put(new NDArray([b, d, m]), dtype)
         for (let k = 0; k < w - 1; k++) {
           const slot = (((start - (w - 1) + k) % m) + m) % m
           ring.narrow(2, slot, 1).copyFrom(initial.narrow(2, k, 1))
@@ -172,10 +184,10 @@ describeOp('any split of a sequence gives what the whole gives', () => {
           from += length
         }
         const want = await values(whole.out)
-        for (const list of outs) expectClose(await take(cat(list, 2)), want, { on })
+        for (const list of outs) expectClose(await take(cat(list, 2)), want, { on, dtype })
         const final = await values(whole.finalStates)
         expect(await take(states)).toEqual({
-          dtype: 'float32',
+          dtype,
           shape: final.shape,
           data: Float32Array.from(final.data),
         })
