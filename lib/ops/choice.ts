@@ -5,7 +5,10 @@ import { checkOptions, number, whole } from '../options.js'
 import { Tensor, type TensorInput, scope, tensor } from '../tensor.js'
 import { call, one, two } from './call.js'
 
-/** softmax over `dim` (default the last); float32. What is −∞ all along gives 0. */
+/**
+ * softmax over `dim` (default the last) of a tensor of float32, float16 or bfloat16, in its dtype; computed in float32. What is
+ * −∞ all along gives 0.
+ */
 export function softmax(x: TensorInput, options: { dim?: number } = {}): Tensor {
   checkOptions(options, ['dim'])
   const { dim } = options
@@ -14,14 +17,17 @@ export function softmax(x: TensorInput, options: { dim?: number } = {}): Tensor 
 }
 
 /**
- * The index of the largest entry of the last dimension, int32: x (…, n) float32 gives (…). NaN counts as the largest; ties
- * go to the lower index.
+ * The index of the largest entry of the last dimension, int32: x (…, n), float32, float16 or bfloat16, gives (…). NaN counts
+ * as the largest; ties go to the lower index.
  */
 export function argmax(x: TensorInput): Tensor {
   return one(call(['x'], 1, [x], (h) => native.argmax(h[0]!)))
 }
 
-/** The k largest entries of the last dimension, largest first, and their indices (int32), ordered as `argmax` orders them. */
+/**
+ * The k largest entries of the last dimension, largest first and in x's dtype (float32, float16 or bfloat16), and their
+ * indices (int32), ordered as `argmax` orders them.
+ */
 export function topk(x: TensorInput, k: number): { values: Tensor; indices: Tensor } {
   if (typeof k !== 'number') throw typeError('ERR_OPTION', 'k', 'a whole number', shown(k))
   if (!Number.isSafeInteger(k)) throw rangeError('ERR_OPTION', 'k', 'a whole number', shown(k))
@@ -46,8 +52,9 @@ const names = ['logits', 'step']
 const known = ['temperature', 'topK', 'topP', 'seed', 'step'] as const
 
 /**
- * One index drawn from softmax(logits / temperature) for each row: logits (…, n) float32 gives (…) int32. The draw is defined
- * to the bit, so the same logits give the same index on every device. A row with a NaN or +∞ gives its argmax.
+ * One index drawn from softmax(logits / temperature) for each row: logits (…, n), float32, float16 or bfloat16, gives (…)
+ * int32. The draw is defined to the bit, so the same logits give the same index on every device and in every dtype that holds
+ * them. A row with a NaN or +∞ gives its argmax.
  */
 export function sample(logits: TensorInput, options: SampleOptions = {}): Tensor {
   checkOptions(options, known)

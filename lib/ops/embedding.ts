@@ -13,10 +13,11 @@ const known = ['dtype'] as const
 const names = ['ids', 'table']
 
 /**
- * The rows of `table` (vocabulary, dim) float32 that `ids` (any shape, int32 or int64) name; returns ids' shape + (dim).
- * An id outside the table gives a row of 0, and ERR_INDEX at the next read on the device.
+ * The rows of `table` (vocabulary, dim), float32, float16 or bfloat16, that `ids` (any shape, int32 or int64) name; returns
+ * ids' shape + (dim), in the table's dtype or the one asked for. An id outside the table gives a row of 0, and ERR_INDEX at
+ * the next read on the device.
  *
- * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_UNSUPPORTED.
+ * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION.
  */
 export function embedding(ids: TensorInput, table: TensorInput, options: EmbeddingOptions = {}): Tensor {
   checkOptions(options, known)

@@ -8,7 +8,7 @@ export interface LinearOptions {
   bias?: TensorInput | null
   /** `'silu'`, or null for none. */
   activation?: Activation
-  /** In the result's shape: added at the end. */
+  /** In the result's shape and dtype: added at the end. */
   residual?: TensorInput | null
 }
 
@@ -16,10 +16,11 @@ const known = ['bias', 'activation', 'residual'] as const
 const names = ['x', 'weight', 'bias', 'residual']
 
 /**
- * activation(x Wᵀ + bias) + residual. x (…, in), weight (out, in) as checkpoints have it; returns (…, out) of x's dtype,
- * which `residual` has too. Weight and bias may be float32, float16 or bfloat16, whatever x is.
+ * activation(x Wᵀ + bias) + residual. x (…, in), float32, float16 or bfloat16; weight (out, in) as checkpoints have it, and
+ * bias, each of any of the three; returns (…, out) of x's dtype. Sums are float32, and the result is rounded once. On CUDA, x
+ * and a weight of one 16-bit dtype are multiplied by tensor cores.
  *
- * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION, ERR_UNSUPPORTED.
+ * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION.
  */
 export function linear(x: TensorInput, weight: TensorInput, options: LinearOptions = {}): Tensor {
   checkOptions(options, known)

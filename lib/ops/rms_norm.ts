@@ -17,10 +17,11 @@ const names = ['x', 'weight', 'residual']
 
 /**
  * Root mean square norm over the last dimension (Zhang and Sennrich, 2019): x / √(mean(x²) + eps) · weight.
- * x (…, n) float32; weight (n), or null for 1. Returns out, in x's shape; with `residual`, `{ out, residual }` where out is
- * the norm of the new residual, x + residual.
+ * x (…, n), float32, float16 or bfloat16; weight (n) of any of the three, or null for 1. Returns out, in x's shape and dtype;
+ * with `residual`, `{ out, residual }` where out is the norm of the new residual, x + residual, before that is rounded.
+ * Computed in float32.
  *
- * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION, ERR_UNSUPPORTED.
+ * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION.
  */
 export function rmsNorm(
   x: TensorInput,
