@@ -3,6 +3,9 @@ import { shown, typeError } from './errors.js'
 /** What a tensor's elements are, by onnxruntime's names. Both 16-bit floats come out as their bits, in a Uint16Array. */
 export type DType = 'float32' | 'float16' | 'bfloat16' | 'int32' | 'int64' | 'bool'
 
+/** The dtypes that ops compute with. */
+export type FloatDType = 'float32' | 'float16' | 'bfloat16'
+
 /** What holds a tensor's elements in JavaScript. */
 export type TensorData = Float32Array | Uint16Array | Int32Array | BigInt64Array | Uint8Array
 
@@ -14,6 +17,17 @@ export function dtypeNumber(dtype: unknown, what = 'dtype'): number {
   const n = dtypes.indexOf(dtype as DType)
   if (n < 0) throw typeError('ERR_DTYPE', what, `one of ${dtypes.join(', ')}`, shown(dtype))
   return n
+}
+
+/** @internal whether ops compute with it */
+export function isFloat(dtype: unknown): dtype is FloatDType {
+  return dtype === 'float32' || dtype === 'float16' || dtype === 'bfloat16'
+}
+
+/** @internal an option that names a dtype to compute with */
+export function floatOption(value: unknown, name = 'dtype'): FloatDType | undefined {
+  if (value === undefined || isFloat(value)) return value
+  throw typeError('ERR_DTYPE', name, 'float32, float16 or bfloat16', shown(value))
 }
 
 type ArrayMaker = {
@@ -29,4 +43,9 @@ export const arrays: Record<DType, ArrayMaker> = {
   int32: Int32Array,
   int64: BigInt64Array,
   bool: Uint8Array,
+}
+
+/** @internal bytes of an element of it */
+export function bytesOf(dtype: DType): number {
+  return arrays[dtype].BYTES_PER_ELEMENT
 }

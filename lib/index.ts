@@ -1,7 +1,7 @@
 export type { Graph, GraphInputs } from './capture.js'
 export { debug } from './debug.js'
 export { Device, type DeviceInfo, device, devices, memory, setThreads } from './device.js'
-export type { DType, TensorData } from './dtype.js'
+export type { DType, FloatDType, TensorData } from './dtype.js'
 export { type ErrorCode, SeqmixError, type SeqmixErrorCode } from './errors.js'
 export type { Activation } from './options.js'
 export * from './ops/index.js'

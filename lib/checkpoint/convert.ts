@@ -1,6 +1,8 @@
 // Sixteen-bit floats as they lie in a checkpoint, widened to float32. Both conversions are exact: every float16 and
 // every bfloat16 value, the subnormal ones, the infinities and NaN's payload included, is a float32 value.
 
+import type { FloatDType } from '../dtype.js'
+
 /**
  * bfloat16 bits to float32: the upper half of the word.
  *
@@ -29,6 +31,12 @@ export function float16ToFloat32(bits: Uint16Array): Float32Array {
   const words = new Uint32Array(out.buffer)
   for (let i = 0; i < bits.length; i++) words[i] = table[bits[i]!]!
   return out
+}
+
+/** @internal values of any floating-point dtype as float32; those that are float32 already, themselves */
+export function toFloat32(data: Float32Array | Uint16Array, dtype: FloatDType): Float32Array {
+  if (dtype === 'float32') return data as Float32Array
+  return (dtype === 'float16' ? float16ToFloat32 : bfloat16ToFloat32)(data as Uint16Array)
 }
 
 let halfTable: Uint32Array | undefined

@@ -6,8 +6,9 @@ import { open, readFile, stat, type FileHandle } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 
 import { SeqmixError } from '../errors.js'
-import type { DType, TensorData } from '../index.js'
-import { bfloat16ToFloat32, float16ToFloat32 } from './convert.js'
+import { isFloat } from '../dtype.js'
+import type { DType, FloatDType, TensorData } from '../index.js'
+import { toFloat32 } from './convert.js'
 import {
   damaged,
   findDuplicateKey,
@@ -175,25 +176,27 @@ export class Checkpoint {
   }
 
   /**
-   * Reads one floating-point tensor and widens it to float32, which is exact.
+   * Reads one floating-point tensor as it is stored.
    *
    * @throws what {@link read} throws; ERR_UNSUPPORTED for a tensor of integers
    */
+  async readFloat(name: string): Promise<StoredTensor & { dtype: FloatDType }> {
+    const stored = await this.read(name)
+    if (isFloat(stored.dtype)) return { ...stored, dtype: stored.dtype }
+    throw new SeqmixError(
+      'ERR_UNSUPPORTED',
+      `${this.info(name).file}: ${name}: expected F32, F16 or BF16, got ${stored.dtype}`,
+    )
+  }
+
+  /**
+   * Reads one floating-point tensor and widens it to float32, which is exact.
+   *
+   * @throws what {@link readFloat} throws
+   */
   async readFloat32(name: string): Promise<{ shape: readonly number[]; data: Float32Array }> {
-    const { dtype, shape, data } = await this.read(name)
-    switch (dtype) {
-      case 'float32':
-        return { shape, data: data as Float32Array }
-      case 'float16':
-        return { shape, data: float16ToFloat32(data as Uint16Array) }
-      case 'bfloat16':
-        return { shape, data: bfloat16ToFloat32(data as Uint16Array) }
-      default:
-        throw new SeqmixError(
-          'ERR_UNSUPPORTED',
-          `${this.info(name).file}: ${name}: expected F32, F16 or BF16, got ${dtype}`,
-        )
-    }
+    const { dtype, shape, data } = await this.readFloat(name)
+    return { shape, data: toFloat32(data as Float32Array | Uint16Array, dtype) }
   }
 
   /** Closes the files. A second call does nothing. */

@@ -2,12 +2,15 @@
 
 import { text as readAll } from 'node:stream/consumers'
 
-import { setThreads } from '../index.js'
-import { load, type LanguageModel } from '../models/index.js'
+import { isFloat } from '../dtype.js'
+import { setThreads, type FloatDType } from '../index.js'
+import { load, type LanguageModel, type LoadOptions } from '../models/index.js'
 import { describeOptions, numberOption, parseOptions, UsageError, type OptionSpec, type Values } from './args.js'
 import { ClosedOutput, write } from './output.js'
 import { showProgress, size } from './progress.js'
 import { StopText } from './stop-text.js'
+
+const FLOATS = 'float32, float16 or bfloat16'
 
 const OPTIONS: Readonly<Record<string, OptionSpec>> = {
   model: { type: 'string', value: 'DIR', help: 'directory with config.json, model.safetensors and tokenizer.json' },
@@ -20,6 +23,16 @@ const OPTIONS: Readonly<Record<string, OptionSpec>> = {
   stop: { type: 'string', value: 'TEXT', multiple: true, help: 'end before this text; may be given several times' },
   'ignore-eos': { type: 'boolean', help: "go on past the model's end token" },
   device: { type: 'string', value: 'NAME', help: 'cpu, cuda, cuda:1 … (the best there is)' },
+  dtype: {
+    type: 'string',
+    value: 'NAME',
+    help: `what to compute in: ${FLOATS} (float32 on the CPU, else as most weights)`,
+  },
+  weights: {
+    type: 'string',
+    value: 'NAME',
+    help: `what matrices are held in: ${FLOATS} (as the checkpoint stores them)`,
+  },
   threads: { type: 'string', value: 'N', help: 'threads of the CPU (all cores)' },
   json: { type: 'boolean', help: 'print a JSON line for each token, then one with the whole' },
   help: { type: 'boolean', help: 'print this' },
@@ -54,7 +67,7 @@ export async function run(args: string[]): Promise<number> {
   try {
     const begin = performance.now()
     if (options.threads !== undefined) setThreads(options.threads)
-    model = await loadShowing(dir, options.device, interrupt.signal)
+    model = await loadShowing(dir, options.load, interrupt.signal)
     const loaded = performance.now() - begin
     if (!model.tokenizer) throw new Error(`${dir}: has no tokenizer.json, which generate needs to read the prompt`)
     const ids = model.encode(text)
@@ -88,7 +101,11 @@ function readOptions(values: Values) {
   return {
     threads,
     stop,
-    device: values.device as string | undefined,
+    load: {
+      device: values.device as string | undefined,
+      dtype: floatOption(values, 'dtype'),
+      weights: floatOption(values, 'weights'),
+    },
     json: values.json === true,
     sampling: {
       maxNewTokens: numberOption(values, 'max-new-tokens', 'whole'),
@@ -111,10 +128,16 @@ function onInterrupt(controller: AbortController): () => void {
   return () => process.off('SIGINT', listener)
 }
 
-async function loadShowing(dir: string, device: string | undefined, signal: AbortSignal): Promise<LanguageModel> {
+function floatOption(values: Values, name: string): FloatDType | undefined {
+  const value = values[name]
+  if (value === undefined || isFloat(value)) return value
+  throw new UsageError(`--${name}: expected ${FLOATS}, got '${String(value)}'`)
+}
+
+async function loadShowing(dir: string, options: LoadOptions, signal: AbortSignal): Promise<LanguageModel> {
   const progress = showProgress(`loading ${dir}`, process.stderr)
   try {
-    return await load(dir, { device, signal, onProgress: (p) => progress.update(p) })
+    return await load(dir, { ...options, signal, onProgress: (p) => progress.update(p) })
   } finally {
     progress.end()
   }
@@ -176,6 +199,7 @@ async function report(
       text,
       stopped,
       device: model.device.name,
+      dtype: model.dtype,
       parameters: model.parameters,
       prompt_tokens: promptTokens,
       new_tokens: ids.length,
@@ -191,7 +215,7 @@ async function report(
   // Standard output is the text and nothing else, where it is not a terminal.
   if (process.stdout.isTTY) await write('\n')
   else if (process.stderr.isTTY) process.stderr.write('\n')
-  const what = `${model.device.name}, ${(model.parameters / 1e6).toFixed(1)} M parameters, ${size(model.bytes)}`
+  const what = `${model.device.name} in ${model.dtype}, ${(model.parameters / 1e6).toFixed(1)} M parameters, ${size(model.bytes)}`
   const speeds = `prefill ${promptTokens} tokens at ${prefillSpeed.toFixed(0)}/s, decode ${ids.length} at ${decodeSpeed.toFixed(0)}/s`
   process.stderr.write(`${what}, loaded in ${(loaded / 1000).toFixed(2)} s; ${speeds}\n`)
 }

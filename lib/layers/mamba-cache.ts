@@ -1,8 +1,10 @@
 import { damaged } from '../checkpoint/format.js'
 import type { StoredTensor } from '../checkpoint/index.js'
 import { device as findDevice, type Device } from '../index.js'
-import { scope, tensor, zeros, type Tensor } from '../index.js'
+import { scope, tensor, zeros, type FloatDType, type Tensor } from '../index.js'
+import { isFloat } from '../dtype.js'
 import { readTensors, saveTensors, type LayerCache } from './cache.js'
+import { bytesIn } from './state.js'
 
 /**
  * What a Mamba layer remembers of the sequences of a batch: the last inputs of its convolution and the state of its
@@ -15,7 +17,7 @@ export class MambaCache implements LayerCache {
   constructor(
     /** (b, d, w−1) float32: the convolution's last inputs, oldest first */
     readonly convState: Tensor,
-    /** (b, d, n) float32: the state of the scan */
+    /** (b, d, n) float32, or the 16 bits that were asked for: the state of the scan */
     readonly ssmState: Tensor,
   ) {}
 
@@ -24,12 +26,18 @@ export class MambaCache implements LayerCache {
    *
    * @param batch number of sequences b
    * @param sizes d channels, convolution width w, n states a channel
+   * @param dtype of the scan's state. The convolution's is float32, which holds every dtype's values exactly.
    */
-  static create(batch: number, sizes: { channels: number; width: number; states: number }, device: Device): MambaCache {
+  static create(
+    batch: number,
+    sizes: { channels: number; width: number; states: number },
+    device: Device,
+    dtype: FloatDType = 'float32',
+  ): MambaCache {
     // In a scope, so that where there is memory for one state and not for the other, neither stays.
     return scope(() => {
       const convState = zeros([batch, sizes.channels, sizes.width - 1], { device })
-      return new MambaCache(convState, zeros([batch, sizes.channels, sizes.states], { device }))
+      return new MambaCache(convState, zeros([batch, sizes.channels, sizes.states], { device, dtype }))
     })
   }
 
@@ -51,9 +59,9 @@ export class MambaCache implements LayerCache {
   static fromStored(stored: Readonly<Record<string, StoredTensor>>, device: Device): MambaCache {
     const { conv_state: conv, ssm_state: ssm } = stored
     for (const [name, t] of Object.entries({ conv_state: conv, ssm_state: ssm })) {
-      if (t?.dtype !== 'float32' || t.shape.length !== 3) {
+      if (!isFloat(t?.dtype) || t?.shape.length !== 3) {
         const got = t ? `${t.dtype} (${t.shape.join(', ')})` : 'nothing'
-        throw damaged('cache', `${name}: expected a float32 tensor of three dimensions, got ${got}`)
+        throw damaged('cache', `${name}: expected a tensor of floats of three dimensions, got ${got}`)
       }
     }
     if (conv!.shape[0] !== ssm!.shape[0] || conv!.shape[1] !== ssm!.shape[1]) {
@@ -71,7 +79,7 @@ export class MambaCache implements LayerCache {
   }
 
   get bytes(): number {
-    return (this.convState.size + this.ssmState.size) * 4
+    return bytesIn(this.tensors())
   }
 
   state(): Record<string, Tensor> {
@@ -92,10 +100,20 @@ export class MambaCache implements LayerCache {
     return saveTensors(this.state(), { kind: this.kind })
   }
 
+  /** @internal takes the convolution's last inputs */
+  keepInputs(inputs: Tensor): void {
+    assign(this.convState, inputs)
+  }
+
+  /** @internal takes the scan's state, rounded to what it is held in */
+  keepState(state: Tensor): void {
+    assign(this.ssmState, state)
+  }
+
   /** Forgets the context. */
   reset(): void {
     for (const t of this.tensors()) {
-      const nothing = zeros([...t.shape], { device: t.device })
+      const nothing = zeros([...t.shape], { device: t.device, dtype: t.dtype })
       t.copyFrom(nothing)
       nothing.dispose()
     }
@@ -106,4 +124,10 @@ export class MambaCache implements LayerCache {
     this.convState.dispose()
     this.ssmState.dispose()
   }
+}
+
+function assign(target: Tensor, source: Tensor): void {
+  const same = source.to(target.dtype)
+  target.copyFrom(same)
+  same.dispose()
 }

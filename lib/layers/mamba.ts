@@ -7,7 +7,11 @@
 //
 // Everything between the projections works on views of what a projection wrote, (b, L, …) in memory: the ops take
 // them as (b, d, L) with channels next to each other, and nothing is copied.
+//
+// The layer computes in the dtype of its input; its weights keep the dtypes they came in. Sums and the states of the scan
+// are float32, and so is A, whatever A_log was stored in.
 
+import { floatOption, isFloat, type FloatDType } from '../dtype.js'
 import type { Device } from '../index.js'
 import { SeqmixError, rangeError, shown, typeError } from '../errors.js'
 import { causalConv1d, causalConv1dUpdate, linear, rmsNorm, selectiveScan, selectiveStateUpdate } from '../index.js'
@@ -100,13 +104,14 @@ export class Mamba {
 
   /**
    * @param config as in config.json; see {@link MambaConfig}
-   * @param state float32 tensors under the checkpoint's names: `in_proj.weight` (2d, hidden), `conv1d.weight` (d, 1, w),
+   * @param state tensors under the checkpoint's names: `in_proj.weight` (2d, hidden), `conv1d.weight` (d, 1, w),
    *   `conv1d.bias` (d), `x_proj.weight` (rank + 2n, d), `dt_proj.weight` (d, rank), `dt_proj.bias` (d), `A_log` (d, n),
-   *   `D` (d), `out_proj.weight` (hidden, d); with use_bias also `in_proj.bias` (2d) and `out_proj.bias` (hidden).
+   *   `D` (d), `out_proj.weight` (hidden, d); with use_bias also `in_proj.bias` (2d) and `out_proj.bias` (hidden). Each
+   *   float32, float16 or bfloat16, and kept as it is.
    *   The layer takes handles of its own; those passed stay the caller's.
    * @param options.device where to compute; by default where the state's first Tensor is
    * @throws SeqmixError ERR_CHECKPOINT for a tensor that is missing or has another shape; ERR_UNSUPPORTED for an
-   *   activation other than silu or weights other than float32
+   *   activation other than silu or weights of integers
    */
   constructor(config: MambaConfig, state: StateDict, options: { device?: Device | string } = {}) {
     this.sizes = mambaSizes(config)
@@ -145,19 +150,22 @@ export class Mamba {
    * A cache for a batch that has seen nothing.
    *
    * @param batch number of sequences
+   * @param options.dtype what the state of the scan is held in (float32). In 16 bits it takes half the memory and time to
+   *   move, and is rounded at every token.
    */
-  newCache(batch = 1): MambaCache {
+  newCache(batch = 1, options: { dtype?: FloatDType } = {}): MambaCache {
     sizeIn(batch, 'batch')
-    return MambaCache.create(batch, this.sizes, this.device)
+    checkOptions(options, ['dtype'])
+    return MambaCache.create(batch, this.sizes, this.device, floatOption(options.dtype))
   }
 
   /**
    * The layer over a whole sequence or a piece of one.
    *
-   * @param x (b, L, hidden) float32
+   * @param x (b, L, hidden), float32, float16 or bfloat16
    * @param cache the context before x, changed into the context after it; without one, x begins a sequence
-   * @param options.residual (b, L, hidden), added to the result in the same pass
-   * @returns (b, L, hidden) float32
+   * @param options.residual (b, L, hidden) of x's dtype, added to the result in the same pass
+   * @returns (b, L, hidden) of x's dtype
    */
   forward(x: Tensor, cache?: MambaCache, options: { residual?: Tensor } = {}): Tensor {
     const { channels } = this.sizes
@@ -176,10 +184,10 @@ export class Mamba {
   /**
    * The layer over one more token of each sequence: what {@link forward} gives for L = 1, for less.
    *
-   * @param x (b, hidden) float32
+   * @param x (b, hidden), float32, float16 or bfloat16
    * @param cache the context, changed in place
-   * @param options.residual (b, hidden), added to the result in the same pass
-   * @returns (b, hidden) float32
+   * @param options.residual (b, hidden) of x's dtype, added to the result in the same pass
+   * @returns (b, hidden) of x's dtype
    */
   step(x: Tensor, cache: MambaCache, options: { residual?: Tensor } = {}): Tensor {
     const { channels, rank, states } = this.sizes
@@ -222,7 +230,7 @@ export class Mamba {
       initialStates: cache.convState,
       returnFinalStates: true,
     })
-    cache.convState.copyFrom(finalStates)
+    cache.keepInputs(finalStates)
     return out
   }
 
@@ -244,7 +252,7 @@ export class Mamba {
       initialState: cache.ssmState,
       returnLastState: true,
     })
-    cache.ssmState.copyFrom(lastState)
+    cache.keepState(lastState)
     return out
   }
 
@@ -259,6 +267,7 @@ function expectContext(x: Tensor, rank: number, cache: MambaCache | undefined, o
   checkOptions(options, ['residual'])
   if (!Tensor.isTensor(x)) throw typeError('ERR_DTYPE', 'x', 'a Tensor', shown(x))
   const shape = (t: Tensor): string => `(${t.shape.join(', ')})`
+  if (!isFloat(x.dtype)) throw typeError('ERR_DTYPE', 'x', 'float32, float16 or bfloat16', x.dtype)
   if (x.shape.length !== rank) {
     throw rangeError('ERR_SHAPE', 'x', rank === 3 ? 'shape (b, L, hidden)' : 'shape (b, hidden)', shape(x))
   }
@@ -270,6 +279,9 @@ function expectContext(x: Tensor, rank: number, cache: MambaCache | undefined, o
       `shape ${shape(x)} as x has`,
       Tensor.isTensor(residual) ? shape(residual) : shown(residual),
     )
+  }
+  if (residual !== undefined && residual.dtype !== x.dtype) {
+    throw typeError('ERR_DTYPE', 'residual', `${x.dtype} as x has`, residual.dtype)
   }
   if (cache !== undefined && expectCache(cache).batch !== x.shape[0]) {
     throw rangeError('ERR_SHAPE', 'cache', `a batch of ${x.shape[0]} as x has`, `${cache.batch}`)

@@ -1,7 +1,7 @@
 import type { Device } from '../index.js'
 import { rmsNorm } from '../index.js'
 import type { Tensor } from '../index.js'
-import { number } from '../options.js'
+import { checkOptions, number } from '../options.js'
 import { expectObject, layerDevice, sizeIn, Weights, type StateDict } from './state.js'
 
 export interface RMSNormConfig {
@@ -20,7 +20,7 @@ export class RMSNorm {
 
   /**
    * @param config see {@link RMSNormConfig}
-   * @param state `weight` (hidden_size), float32
+   * @param state `weight` (hidden_size), of any floating-point dtype
    * @param options.device where to compute; by default where the state's first Tensor is
    */
   constructor(config: RMSNormConfig, state: StateDict, options: { device?: Device | string } = {}) {
@@ -33,11 +33,28 @@ export class RMSNorm {
   }
 
   /**
-   * @param x (…, hidden_size) float32
-   * @returns a new tensor of x's shape
+   * @param x (…, hidden_size), of any floating-point dtype, whatever the weight's
+   * @returns a new tensor of x's shape and dtype
    */
-  forward(x: Tensor): Tensor {
-    return rmsNorm(x, this.weight, { eps: this.eps })
+  forward(x: Tensor, options?: { residual?: undefined }): Tensor
+  /**
+   * The norm of x + residual, in one pass.
+   *
+   * @param options.residual in x's shape; of its dtype, or float32
+   * @param options.residualInFp32 keep the sum in float32 where both have 16 bits (false)
+   * @returns out, in x's dtype, and the new residual, which is the sum
+   */
+  forward(
+    x: Tensor,
+    options: { residual: Tensor; residualInFp32?: boolean | undefined },
+  ): { out: Tensor; residual: Tensor }
+  forward(
+    x: Tensor,
+    options: { residual?: Tensor | undefined; residualInFp32?: boolean | undefined } = {},
+  ): Tensor | { out: Tensor; residual: Tensor } {
+    checkOptions(options, ['residual', 'residualInFp32'])
+    const { residual, residualInFp32 = false } = options
+    return rmsNorm(x, this.weight, { eps: this.eps, residual, residualInFp32 })
   }
 
   /** Its weights: a scope that returns the layer leaves them alone. */

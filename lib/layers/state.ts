@@ -3,6 +3,8 @@
 import { device, type Device } from '../index.js'
 import { SeqmixError, rangeError, shown, typeError } from '../errors.js'
 import { tensor, Tensor, type TensorInput } from '../index.js'
+import { toFloat32 } from '../checkpoint/convert.js'
+import { bytesOf, isFloat } from '../dtype.js'
 import { checkOptions } from '../options.js'
 import { checkedShape, sizeOf } from '../plain.js'
 
@@ -36,7 +38,8 @@ export class Weights {
   }
 
   /**
-   * The tensor of a name on the layer's device, under a handle of the layer's own: the caller's stays the caller's.
+   * The tensor of a name on the layer's device and in the dtype it has, under a handle of the layer's own: the caller's
+   * stays the caller's.
    *
    * @param shape what it must have; a checkpoint may hold it with dimensions of 1 in between (conv1d.weight is (d, 1, w))
    * @param stored the shape in the state dict, where it is another than `shape`
@@ -47,12 +50,7 @@ export class Weights {
     const given = Tensor.isTensor(value) ? value : tensor(value, { device: this.device })
     let moved: Tensor | undefined
     try {
-      if (given.dtype !== 'float32') {
-        throw new SeqmixError(
-          'ERR_UNSUPPORTED',
-          `${this.layer}: ${name}: float32 is what this version computes in, got ${given.dtype}`,
-        )
-      }
+      if (!isFloat(given.dtype)) throw this.noFloat(name, given.dtype)
       this.checkShape(name, given.shape, stored)
       if (given.device.name !== this.device.name) moved = given.to(this.device)
       const own = (moved ?? given).reshape([...shape])
@@ -64,25 +62,23 @@ export class Weights {
     }
   }
 
-  /** The values of a float32 tensor, in host memory. */
+  /** A tensor's values, widened to float32, in host memory. */
   values(name: string, shape: readonly number[]): Float32Array {
     const value = this.lookUp(name)
     // Values that are on the host already need no trip to the device and back.
     if (!Tensor.isTensor(value) && !(value instanceof Tensor)) {
-      const { data, dims } = (value ?? {}) as { data?: unknown; dims?: unknown }
-      if (data instanceof Float32Array && Array.isArray(dims)) {
+      const { type, data, dims } = (value ?? {}) as { type?: unknown; data?: unknown; dims?: unknown }
+      const held = data instanceof (type === 'float32' ? Float32Array : Uint16Array)
+      if (held && isFloat(type) && Array.isArray(dims)) {
         this.checkShape(name, checkedShape(dims, `${name}.dims`), shape)
-        if (data.length === sizeOf(shape)) return data
+        if (data.length === sizeOf(shape)) return toFloat32(data, type)
       }
     }
     const t = Tensor.isTensor(value) ? value : tensor(value, { device: this.device })
     try {
       this.checkShape(name, t.shape, shape)
-      const data = t.dataSync()
-      if (!(data instanceof Float32Array)) {
-        throw new SeqmixError('ERR_UNSUPPORTED', `${this.layer}: ${name}: expected float32, got ${t.dtype}`)
-      }
-      return data
+      if (!isFloat(t.dtype)) throw this.noFloat(name, t.dtype)
+      return toFloat32(t.dataSync() as Float32Array | Uint16Array, t.dtype)
     } finally {
       if (t !== value) t.dispose()
     }
@@ -92,10 +88,6 @@ export class Weights {
   own(t: Tensor): Tensor {
     this.taken.push(t)
     return t
-  }
-
-  has(name: string): boolean {
-    return this.state[name] !== undefined
   }
 
   /** All of it. */
@@ -114,6 +106,11 @@ export class Weights {
     return value
   }
 
+  private noFloat(name: string, dtype: string): SeqmixError {
+    const message = `${this.layer}: ${name}: expected float32, float16 or bfloat16, got ${dtype}`
+    return new SeqmixError('ERR_UNSUPPORTED', message)
+  }
+
   private checkShape(name: string, got: readonly number[], expected: readonly number[]): void {
     if (got.length !== expected.length || got.some((n, i) => n !== expected[i])) {
       const message = `${this.layer}: ${name}: expected shape (${expected.join(', ')}), got (${got.join(', ')})`
@@ -130,4 +127,9 @@ export function layerDevice(state: StateDict, options: { device?: Device | strin
   if (wanted !== undefined) return device(wanted)
   const first = Object.values(state).find(Tensor.isTensor)
   return first ? first.device : device()
+}
+
+/** Bytes that tensors take, each counted once. */
+export function bytesIn(tensors: readonly Tensor[]): number {
+  return tensors.reduce((n, t) => n + t.size * bytesOf(t.dtype), 0)
 }

@@ -3,9 +3,18 @@
 
 import { isSignal, type Signal } from './signal.js'
 import { damaged } from '../checkpoint/format.js'
-import { openCheckpoint, type Checkpoint } from '../checkpoint/index.js'
+import { openCheckpoint, type Checkpoint, type StoredTensor } from '../checkpoint/index.js'
 import { SeqmixError, shown, typeError } from '../errors.js'
-import { device as findDevice, scope, tensor, Tensor, type Device, type DType, type TensorInput } from '../index.js'
+import { floatOption } from '../dtype.js'
+import {
+  device as findDevice,
+  scope,
+  tensor,
+  Tensor,
+  type Device,
+  type FloatDType,
+  type TensorInput,
+} from '../index.js'
 import type { StateDict } from '../layers/index.js'
 import { readConfig } from './config.js'
 import { mamba } from './mamba.js'
@@ -30,8 +39,17 @@ export interface LoadProgress {
 export interface LoadOptions {
   /** where the model goes; by default the best device */
   device?: Device | string
-  /** what weights and activations are held in; float32, whatever the checkpoint holds */
-  dtype?: DType
+  /**
+   * What the model computes in, and what its logits come in: `float32`, `float16` or `bfloat16`. By default float32 on the
+   * CPU, and on CUDA the dtype that most of its weights have.
+   */
+  dtype?: FloatDType
+  /**
+   * What its matrices are held in; by default what the checkpoint stores. Weights may have another dtype than what is computed
+   * in: bfloat16 matrices take half of float32's memory, and half the time where reading them is what takes time. What is
+   * small (norms, biases, filters, A_log, D) stays as it is stored.
+   */
+  weights?: FloatDType
   /** called after each tensor */
   onProgress?: (progress: LoadProgress) => void
   /** an abort makes load throw `signal.reason` */
@@ -39,19 +57,18 @@ export interface LoadOptions {
 }
 
 /**
- * Loads a language model.
+ * Loads a language model. Sums, the states of its scans and (where config.json has residual_in_fp32, the default) what its
+ * layers add up to are float32, whatever it computes in.
  *
  * @param dir a directory with config.json and model.safetensors or its sharded form, of model_type mamba or falcon_mamba
  * @throws SeqmixError ERR_CHECKPOINT for a directory that is incomplete or damaged, naming file and tensor;
- *   ERR_UNSUPPORTED for a model_type or a dtype that this version does not have
+ *   ERR_UNSUPPORTED for a model_type that this version does not have, or weights of integers
  */
 export async function load(dir: string, options: LoadOptions = {}): Promise<LanguageModel> {
-  checkOptions(options, ['device', 'dtype', 'onProgress', 'signal'])
-  const { dtype = 'float32', onProgress, signal } = options
-  if (dtype !== 'float32') {
-    const expected = 'expected float32, which this version computes in'
-    throw new SeqmixError('ERR_UNSUPPORTED', `dtype: ${expected}, got ${shown(dtype)}`)
-  }
+  checkOptions(options, ['device', 'dtype', 'weights', 'onProgress', 'signal'])
+  const { onProgress, signal } = options
+  const dtype = floatOption(options.dtype)
+  const weights = floatOption(options.weights, 'weights')
   if (typeof dir !== 'string') throw typeError('ERR_OPTION', 'dir', "a directory's path", shown(dir))
   if (onProgress !== undefined && typeof onProgress !== 'function') {
     throw typeError('ERR_OPTION', 'onProgress', 'a function', shown(onProgress))
@@ -80,18 +97,41 @@ export async function load(dir: string, options: LoadOptions = {}): Promise<Lang
     const report = reporter(checkpoint, found, onProgress)
     for (const { name, stored, wanted } of found) {
       signal?.throwIfAborted()
-      const { shape, data } = await checkpoint.readFloat32(stored)
-      state[name] = wanted.host ? { type: 'float32', data, dims: shape } : tensor(data, { shape: [...shape], device })
+      const t = wanted.host
+        ? { ...(await checkpoint.readFloat32(stored)), dtype: 'float32' as const }
+        : await checkpoint.readFloat(stored)
+      state[name] = wanted.host ? { type: t.dtype, data: t.data, dims: t.shape } : placed(t, device, weights)
       report(stored)
     }
     signal?.throwIfAborted()
+    const computed = dtype ?? (device.type === 'cpu' ? 'float32' : commonest(state))
     // A build that fails halfway leaves nothing: the scope frees what it had taken.
-    const network = scope(() => architecture.build(config, state as StateDict, device))
+    const network = scope(() => architecture.build(config, state as StateDict, device, computed))
     return new LanguageModel(network, config.values, endIds, tokenizer)
   } finally {
     for (const t of Object.values(state)) if (t instanceof Tensor) t.dispose()
     await checkpoint.close()
   }
+}
+
+// A weight on the device: a matrix in the dtype asked for, all else as stored.
+function placed({ dtype, shape, data }: StoredTensor, device: Device, matrices: FloatDType | undefined): Tensor {
+  const stored = tensor(data, { shape, dtype, device })
+  if (matrices === undefined || shape.length !== 2) return stored
+  try {
+    return stored.to(matrices)
+  } finally {
+    stored.dispose()
+  }
+}
+
+// The dtype of most weights.
+function commonest(state: Readonly<Record<string, TensorInput>>): FloatDType {
+  const counts = new Map<FloatDType, number>()
+  for (const t of Object.values(state)) {
+    if (Tensor.isTensor(t)) counts.set(t.dtype as FloatDType, (counts.get(t.dtype as FloatDType) ?? 0) + t.size)
+  }
+  return [...counts].reduce((best, next) => (next[1] > best[1] ? next : best), ['float32', 0])[0]
 }
 
 interface FoundTensor {

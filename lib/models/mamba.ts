@@ -1,11 +1,11 @@
 // The language models `mamba` and `falcon_mamba`: embedding, then for each layer h ← h + mixer(norm(h)), a last norm
-// and the head. Everything is float32, so the checkpoint's residual_in_fp32 holds by itself.
+// and the head. With residual_in_fp32, which is usual, h is float32 whatever the layers compute in.
 
-import { embedding, linear, scope, type Device, type Tensor } from '../index.js'
+import { embedding, linear, scope, type Device, type FloatDType, type Tensor } from '../index.js'
 import type { MambaCache } from '../layers/index.js'
 import { Mamba, RMSNorm, type LayerCache, type MambaConfig, type StateDict } from '../layers/index.js'
 import { checkActivation, mambaShapes, mambaSizes } from '../layers/mamba.js'
-import { Weights } from '../layers/state.js'
+import { bytesIn, Weights } from '../layers/state.js'
 import type { ConfigFile } from './config.js'
 import type { Architecture, Network, WantedTensor } from './network.js'
 
@@ -15,6 +15,7 @@ interface MambaModelConfig {
   readonly layers: number
   readonly eps: number
   readonly tied: boolean
+  readonly residualInFp32: boolean
 }
 
 // What is not in a config.json has the default that its architecture gives it.
@@ -39,6 +40,7 @@ function readMambaConfig(config: ConfigFile): MambaModelConfig {
     layers: config.count('num_hidden_layers', undefined, 10_000),
     eps: config.positive('layer_norm_epsilon', 1e-5),
     tied: config.flag('tie_word_embeddings', true),
+    residualInFp32: config.flag('residual_in_fp32', true),
   }
 }
 
@@ -74,14 +76,17 @@ class MambaNetwork implements Network {
   private readonly headWeight: Tensor
   private readonly normF: RMSNorm
   private readonly layers: { norm: RMSNorm; mixer: Mamba }[] = []
+  private readonly residualInFp32: boolean
 
   constructor(
     config: MambaModelConfig,
     state: StateDict,
     readonly device: Device,
+    readonly dtype: FloatDType,
   ) {
     const { hidden } = mambaSizes(config.mixer)
     this.vocabulary = config.vocabulary
+    this.residualInFp32 = config.residualInFp32
     const norm = (prefix: string) =>
       new RMSNorm({ hidden_size: hidden, layer_norm_epsilon: config.eps }, below(state, prefix), { device })
     const w = (this.weights = new Weights('model', state, device))
@@ -94,31 +99,23 @@ class MambaNetwork implements Network {
       this.layers.push({ norm: norm(`${prefix}norm.`), mixer })
     }
     this.parameters = this.tensors().reduce((n, t) => n + t.size, 0)
-    this.bytes = this.parameters * 4
+    this.bytes = bytesIn(this.tensors())
   }
 
   body(ids: Tensor, caches?: readonly LayerCache[]): Tensor {
-    return scope(() =>
-      this.through(embedding(ids, this.embeddings), (mixer, x, residual, i) =>
-        mixer.forward(x, caches?.[i] as MambaCache | undefined, { residual }),
-      ),
-    )
+    return this.through(ids, (mixer, x, i) => mixer.forward(x, caches?.[i] as MambaCache | undefined))
   }
 
   step(ids: Tensor, caches: readonly LayerCache[]): Tensor {
-    return scope(() =>
-      this.through(embedding(ids, this.embeddings), (mixer, x, residual, i) =>
-        mixer.step(x, caches[i] as MambaCache, { residual }),
-      ),
-    )
+    return this.through(ids, (mixer, x, i) => mixer.step(x, caches[i] as MambaCache))
   }
 
   head(hidden: Tensor): Tensor {
-    return scope(() => linear(this.normF.forward(hidden), this.headWeight))
+    return linear(hidden, this.headWeight)
   }
 
-  newCaches(batch: number): LayerCache[] {
-    return this.layers.map(({ mixer }) => mixer.newCache(batch))
+  newCaches(batch: number, dtype: FloatDType): LayerCache[] {
+    return this.layers.map(({ mixer }) => mixer.newCache(batch, { dtype }))
   }
 
   tensors(): Tensor[] {
@@ -130,22 +127,28 @@ class MambaNetwork implements Network {
     for (const t of this.tensors()) t.dispose()
   }
 
-  // The residual stream through all layers. Each layer's input is freed at once: a scope alone would hold all of them
-  // until the last layer is done.
-  private through(h: Tensor, layer: (mixer: Mamba, x: Tensor, residual: Tensor, i: number) => Tensor): Tensor {
-    this.layers.forEach(({ norm, mixer }, i) => {
-      const x = norm.forward(h)
-      const next = layer(mixer, x, h, i)
-      x.dispose()
-      h.dispose()
-      h = next
+  // Through all layers and the last norm. A layer's output is added to the residual stream by the norm that follows, in
+  // the same pass. What a layer leaves is freed at once: a scope alone would hold all of it until the last layer is done.
+  private through(ids: Tensor, mix: (mixer: Mamba, x: Tensor, i: number) => Tensor): Tensor {
+    const { layers, normF, dtype, residualInFp32 } = this
+    return scope(() => {
+      let residual = embedding(ids, this.embeddings, { dtype })
+      let x = (layers[0]?.norm ?? normF).forward(residual)
+      layers.forEach(({ mixer }, i) => {
+        const norm = layers[i + 1]?.norm ?? normF
+        const y = mix(mixer, x, i)
+        const next = norm.forward(y, { residual, residualInFp32 })
+        for (const t of [x, y, residual]) t.dispose()
+        x = next.out
+        residual = next.residual
+      })
+      return x
     })
-    return h
   }
 }
 
 /** `mamba` and `falcon_mamba`. */
 export const mamba: Architecture = {
   wanted: (config) => wantedTensors(readMambaConfig(config)),
-  build: (config, state, device) => new MambaNetwork(readMambaConfig(config), state, device),
+  build: (config, state, device, dtype) => new MambaNetwork(readMambaConfig(config), state, device, dtype),
 }

@@ -3,35 +3,38 @@
 
 import type { LayerCache } from '../layers/index.js'
 import type { StateDict } from '../layers/index.js'
-import type { Device, Tensor } from '../index.js'
+import type { Device, FloatDType, Tensor } from '../index.js'
 import type { ConfigFile } from './config.js'
 
 /** A network on a device. */
 export interface Network {
   readonly device: Device
+  /** what it computes in: the dtype of hidden states and logits */
+  readonly dtype: FloatDType
   readonly vocabulary: number
   /** number of weights; tied ones count once */
   readonly parameters: number
   /** bytes of device memory its weights take */
   readonly bytes: number
   /**
-   * Hidden states before the head.
+   * Hidden states, as the head takes them.
    *
    * @param ids (b, L) int32 or int64
    * @param caches one for each layer that has one, changed in place
-   * @returns (b, L, hidden) float32
+   * @returns (b, L, hidden)
    */
   body(ids: Tensor, caches?: readonly LayerCache[]): Tensor
   /**
    * The same for one more token of each sequence.
    *
    * @param ids (b)
-   * @returns (b, hidden) float32
+   * @returns (b, hidden)
    */
   step(ids: Tensor, caches: readonly LayerCache[]): Tensor
-  /** (…, hidden) → logits (…, vocabulary) float32 */
+  /** (…, hidden) → logits (…, vocabulary) */
   head(hidden: Tensor): Tensor
-  newCaches(batch: number): LayerCache[]
+  /** @param dtype what states are held in */
+  newCaches(batch: number, dtype: FloatDType): LayerCache[]
   /** its weights: a scope that returns the network leaves them alone */
   tensors(): Tensor[]
   dispose(): void
@@ -42,7 +45,7 @@ export interface WantedTensor {
   readonly shape: readonly number[]
   /** another name it may have */
   readonly alias?: string
-  /** its values stay on the host while the network is built */
+  /** its values, widened to float32, stay on the host while the network is built */
   readonly host?: boolean
   /** a checkpoint may hold it, and it is not read */
   readonly unused?: boolean
@@ -52,6 +55,9 @@ export interface WantedTensor {
 export interface Architecture {
   /** @throws SeqmixError ERR_CHECKPOINT for a config.json that makes no sense */
   wanted(config: ConfigFile): Record<string, WantedTensor>
-  /** @param state every wanted tensor, float32; the network takes handles of its own */
-  build(config: ConfigFile, state: StateDict, device: Device): Network
+  /**
+   * @param state every wanted tensor, in the dtype in which it shall be held; the network takes handles of its own
+   * @param dtype what it shall compute in
+   */
+  build(config: ConfigFile, state: StateDict, device: Device, dtype: FloatDType): Network
 }

@@ -7,7 +7,8 @@ import { finished, seqmix, start } from './run.js'
 
 const fixture = 'test/fixtures/kjv-mamba'
 const prompt = 'In the beginning God '
-const generate = ['generate', '--model', fixture, '--prompt', prompt]
+// What was said before was said in float32.
+const generate = ['generate', '--model', fixture, '--prompt', prompt, '--dtype', 'float32']
 
 // What the model says first.
 async function said(tokens: number): Promise<string> {
@@ -32,6 +33,8 @@ describe('seqmix', () => {
     [['generate', '--promt', 'x'], 'seqmix: unknown option --promt; did you mean --prompt?\n'],
     [['generate', '--prompt', 'x'], 'seqmix: --model is missing (seqmix generate --help)\n'],
     [[...generate, '--max-new-tokens', 'many'], "seqmix: --max-new-tokens: expected a whole number, got 'many'\n"],
+    [[...generate, '--weights', 'int8'], "seqmix: --weights: expected float32, float16 or bfloat16, got 'int8'\n"],
+    [[...generate, '--dtype', 'float16'], 'seqmix: --dtype: given twice\n'],
   ]
   test.each(mistakes)('%j is a mistake: one line, exit code 2', async (args, stderr) => {
     expect(await seqmix(args)).toEqual({ code: 2, stdout: '', stderr })
@@ -73,6 +76,7 @@ describe('seqmix generate', () => {
 
   test('reads the prompt from standard input', async () => {
     const args = ['generate', '--model', fixture, '--prompt', '-', '--max-new-tokens', '10', '--threads', '1']
+    args.push('--dtype', 'float32')
     expect((await seqmix(args, { input: prompt })).stdout).toBe(await said(10))
     const empty = await seqmix(args)
     expect(empty).toMatchObject({ code: 2, stdout: '' })
@@ -98,6 +102,15 @@ describe('seqmix generate', () => {
       prompt_tokens: 21,
       new_tokens: 12,
     })
+  })
+
+  test('--dtype and --weights say what to compute in and what to hold', async () => {
+    const args = ['generate', '--model', fixture, '--prompt', prompt, '--max-new-tokens', '3']
+    const { code, stdout, stderr } = await seqmix([...args, '--dtype', 'bfloat16', '--weights', 'float16'])
+    expect([code, stdout]).toEqual([0, await said(3)])
+    expect(stderr).toMatch(/ in bfloat16, 2\.7 M parameters, 5\.5 MB/)
+    const json = await seqmix([...args, '--weights', 'float32', '--json'])
+    expect(JSON.parse(json.stdout.trimEnd().split('\n').at(-1)!)).toMatchObject({ type: 'summary', dtype: 'float32' })
   })
 
   test('--stop ends before a text, and sampling follows its seed', async () => {

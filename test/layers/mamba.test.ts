@@ -1,10 +1,14 @@
 import fc from 'fast-check'
-import { beforeAll, describe, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { openCheckpoint } from '../../lib/checkpoint/index.js'
-import { scope, tensor, type Tensor } from '../../lib/index.js'
+import { cat, scope, tensor, zeros, type Tensor } from '../../lib/index.js'
 import { Mamba, MambaCache, RMSNorm, type MambaConfig, type StateDict } from '../../lib/layers/index.js'
 import { difference, liveTensors, take } from '../models/support.js'
+import { NDArray } from '../reference/array.js'
+import { expectClose } from '../support/close.js'
+import { take as takeValues, type Values } from '../support/device.js'
+import { halfTypes } from '../support/floats.js'
 
 // What only the order of float32 sums may change: 2.7e-7 was seen.
 const TOLERANCE = 2e-6
@@ -157,6 +161,120 @@ describe.each(Object.entries(checkpoints))('the layer of %s', (_, { config, dir 
   })
 })
 
+// With float32 states between them, pieces differ from the whole by roundings that went another way, here and there.
+describe.each(halfTypes)('the layer of mamba in %s', (dtype) => {
+  const batch = 2
+  const length = 23
+  let layer: Mamba
+  let whole: NDArray
+  const inDtype = () => input(batch, length).to(dtype)
+  beforeAll(async () => {
+    layer = new Mamba(checkpoints.mamba.config, await stateOf('mamba'))
+    const { shape, data } = await taken(scope(() => layer.forward(inDtype())))
+    whole = new NDArray(shape, data)
+  })
+  afterAll(() => layer.dispose())
+
+  async function pieces(cache: MambaCache, bounds: readonly number[]): Promise<Values> {
+    const x = scope(inDtype)
+    const outs = bounds.slice(1).map((to, i) => {
+      const from = bounds[i]!
+      return scope(() => {
+        const part = x.narrow(1, from, to - from)
+        return to - from > 1
+          ? layer.forward(part, cache)
+          : layer.step(part.reshape([batch, hidden]), cache).reshape([batch, 1, hidden])
+      })
+    })
+    const all = cat(outs, 1)
+    for (const t of [x, ...outs]) t.dispose()
+    return taken(all)
+  }
+
+  test('any split gives what the whole gives', async () => {
+    for (const bounds of [
+      [0, 23],
+      [0, 1, 2, 3, 23],
+      [0, 11, 12, 23],
+      [0, 2, 9, 22, 23],
+      Array.from({ length: 24 }, (_, i) => i),
+    ]) {
+      const cache = layer.newCache(batch)
+      expect([cache.convState.dtype, cache.ssmState.dtype]).toEqual(['float32', 'float32'])
+      expectClose(await pieces(cache, bounds), whole, { on: layer.device.type, dtype })
+      cache.dispose()
+    }
+  })
+
+  // What the state's own roundings add (6e-4 was seen) stays below one of the result's.
+  test.each(halfTypes)('a scan’s state in %s is nearly as good', async (held) => {
+    const cache = layer.newCache(batch, { dtype: held })
+    expect([cache.convState.dtype, cache.ssmState.dtype]).toEqual(['float32', held])
+    const full = layer.newCache(batch)
+    expect(cache.ssmState.size * 2).toBe(full.bytes - cache.bytes)
+    const bound = dtype === 'bfloat16' || held === 'bfloat16' ? 3e-3 : 4e-4
+    expectClose(await pieces(cache, [0, 9, 10, 11, 12, 23]), whole, { on: layer.device.type, dtype, bound })
+    expectClose(await pieces(full, [0, 23]), whole, { on: layer.device.type, dtype })
+    for (const c of [cache, full]) c.dispose()
+  })
+
+  test('a cache keeps its dtypes when it is cloned, saved, restored and reset', async () => {
+    const before = liveTensors()
+    const cache = layer.newCache(batch, { dtype })
+    await pieces(cache, [0, 23])
+    const saved = await cache.save()
+    const state = await cache.ssmState.data()
+    for (const copy of [cache.clone(), MambaCache.restore(saved, layer.device)]) {
+      expect([copy.ssmState.dtype, copy.convState.dtype, copy.bytes]).toEqual([dtype, 'float32', cache.bytes])
+      expect(await copy.ssmState.data()).toEqual(state)
+      copy.dispose()
+    }
+    cache.reset()
+    expect(cache.ssmState.dtype).toBe(dtype)
+    expect((await cache.ssmState.data()).every((v) => v === 0)).toBe(true)
+    cache.dispose()
+    expect(liveTensors()).toBe(before)
+  })
+
+  test('what does not fit is refused before the cache changes', async () => {
+    const cache = layer.newCache(batch)
+    const [x, other] = [scope(inDtype), input(batch, length)]
+    const ints = zeros([batch, length, hidden], { dtype: 'int32' })
+    expect(() => layer.forward(x, cache, { residual: other })).toThrow(
+      `residual: expected ${dtype} as x has, got float32`,
+    )
+    expect(() => layer.forward(ints, cache)).toThrow('x: expected float32, float16 or bfloat16, got int32')
+    expect(() => layer.newCache(1, { dtype: 'int32' as never })).toThrow(
+      "dtype: expected float32, float16 or bfloat16, got 'int32'",
+    )
+    expect(() => layer.newCache(1, { dtyp: dtype } as never)).toThrow('options: expected dtype, got dtyp')
+    for (const t of cache.tensors()) expect((await t.data()).every((v) => v === 0)).toBe(true)
+    for (const t of [x, other, ints, cache]) t.dispose()
+  })
+})
+
+test('a layer refuses weights of integers', async () => {
+  const before = liveTensors()
+  const state = await stateOf('mamba')
+  for (const [name, shape] of [
+    ['D', [128]],
+    ['A_log', [128, 16]],
+  ] as const) {
+    const ints = zeros(shape, { dtype: 'int32' })
+    expect(() => new Mamba(checkpoints.mamba.config, { ...state, [name]: ints })).toThrow(
+      `Mamba: ${name}: expected float32, float16 or bfloat16, got int32`,
+    )
+    ints.dispose()
+  }
+  expect(liveTensors()).toBe(before)
+})
+
+async function taken(t: Tensor): Promise<Values> {
+  const values = await takeValues(t)
+  t.dispose()
+  return values
+}
+
 describe('RMSNorm', () => {
   test('is x over its root mean square, times the weight', async () => {
     const before = liveTensors()
@@ -169,5 +287,29 @@ describe('RMSNorm', () => {
     norm.dispose()
     expect(liveTensors()).toBe(before)
     expect(() => new RMSNorm({ hidden_size: 4 }, {})).toThrow('RMSNorm: weight: missing in the state dict')
+  })
+
+  test('adds a residual first, which may stay float32', async () => {
+    const before = liveTensors()
+    const norm = new RMSNorm(
+      { hidden_size: 2, layer_norm_epsilon: 0 },
+      { weight: tensor([1, 2], { dtype: 'bfloat16' }) },
+    )
+    const x = tensor([[1, 3]], { dtype: 'float16' })
+    for (const dtype of ['float16', 'float32'] as const) {
+      const residual = tensor([[2, 1]], { dtype })
+      for (const residualInFp32 of [undefined, true]) {
+        const got = norm.forward(x, { residual, residualInFp32 })
+        expect([got.out.dtype, got.residual.dtype]).toEqual(['float16', residualInFp32 ? 'float32' : dtype])
+        expect(Array.from((await taken(got.residual)).data)).toEqual([3, 4])
+        const [a, b] = (await taken(got.out)).data as unknown as [number, number]
+        expect(Math.abs(a - 3 / Math.sqrt(12.5))).toBeLessThan(5e-4)
+        expect(Math.abs(b - 8 / Math.sqrt(12.5))).toBeLessThan(2e-3)
+      }
+      residual.dispose()
+    }
+    x.dispose()
+    norm.dispose()
+    expect(liveTensors()).toBe(before + 1) // the weight's handle is the caller's
   })
 })

@@ -1,11 +1,14 @@
-// Layers of every size and option against the float64 definition: by forward, and step by step.
+// Layers of every size, option and dtype against the float64 definition: by forward, and step by step.
 
 import { describe, expect, test } from 'vitest'
 
-import { cat, scope, tensor } from '../../lib/index.js'
+import { cat, device, scope, tensor, type Tensor } from '../../lib/index.js'
 import { Mamba, type MambaConfig } from '../../lib/layers/index.js'
 import { mambaShapes } from '../../lib/layers/mamba.js'
 import { NDArray } from '../reference/array.js'
+import { expectClose } from '../support/close.js'
+import { take, type Values } from '../support/device.js'
+import { floatTypes, halfTypes, rounded, roundTo, toBits, type FloatType } from '../support/floats.js'
 import { Random } from '../support/random.js'
 import { liveTensors } from '../models/support.js'
 import { mamba } from './reference.js'
@@ -58,8 +61,10 @@ describe.each(configs)('%s', (name, config, batch, length) => {
   const w = weights(config, random)
   const x = random.normal([batch, length, config.hidden_size])
   const wanted = mamba(config, w, x)
-  const place = (t: NDArray) => tensor(Float32Array.from(t.data), { shape: [...t.shape] })
-  const build = () => new Mamba(config, Object.fromEntries(Object.entries(w).map(([key, t]) => [key, place(t)])))
+  const place = (t: NDArray, dtype: FloatType = 'float32') =>
+    tensor(dtype === 'float32' ? Float32Array.from(t.data) : toBits(t.data, dtype), { shape: [...t.shape], dtype })
+  const build = (weights = w, dtypeOf: (key: string) => FloatType = () => 'float32') =>
+    new Mamba(config, Object.fromEntries(Object.entries(weights).map(([key, t]) => [key, place(t, dtypeOf(key))])))
 
   test('forward', async () => {
     const before = liveTensors()
@@ -72,19 +77,60 @@ describe.each(configs)('%s', (name, config, batch, length) => {
 
   test('step by step', async () => {
     const before = liveTensors()
-    const out = scope(() => {
-      const layer = build()
-      const cache = layer.newCache(batch)
-      const all = place(x)
-      const steps = Array.from({ length }, (_, t) => {
-        return layer
-          .step(all.narrow(1, t, 1).reshape(batch, config.hidden_size), cache)
-          .reshape(batch, 1, config.hidden_size)
-      })
-      return cat(steps, 1)
-    })
+    const out = scope(() => stepped(build(), place(x)))
     expect(relativeError(await out.toFloat32(), wanted)).toBeLessThan(bound(out.device.type))
     out.dispose()
     expect(liveTensors()).toBe(before)
   })
+
+  // In 16 bits a layer is the definition with each op's result rounded once: what is left between the two is a rounding to
+  // another side here and there.
+  test.each(halfTypes)('forward and step by step in %s', async (dtype) => {
+    const weights = Object.fromEntries(Object.entries(w).map(([key, t]) => [key, rounded(t, dtype)]))
+    const input = rounded(x, dtype)
+    const want = mamba(config, weights, input, roundTo(dtype))
+    const on = device().type
+    expectClose(await kept(() => build(weights, () => dtype).forward(place(input, dtype))), want, { on, dtype })
+    expectClose(
+      await kept(() =>
+        stepped(
+          build(weights, () => dtype),
+          place(input, dtype),
+        ),
+      ),
+      want,
+      { on, dtype },
+    )
+  })
+
+  test('float32 beside weights each of another dtype', async () => {
+    const keys = Object.keys(w)
+    const dtypeOf = (key: string): FloatType => floatTypes[keys.indexOf(key) % 3]!
+    const weights = Object.fromEntries(Object.entries(w).map(([key, t]) => [key, rounded(t, dtypeOf(key))]))
+    const want = mamba(config, weights, x)
+    for (const run of [
+      () => build(weights, dtypeOf).forward(place(x)),
+      () => stepped(build(weights, dtypeOf), place(x)),
+    ]) {
+      const { data } = await kept(run)
+      expect(relativeError(data, want)).toBeLessThan(bound(device().type))
+    }
+  })
+
+  function stepped(layer: Mamba, all: Tensor): Tensor {
+    const cache = layer.newCache(batch)
+    const steps = Array.from({ length }, (_, t) => {
+      return layer
+        .step(all.narrow(1, t, 1).reshape(batch, config.hidden_size), cache)
+        .reshape(batch, 1, config.hidden_size)
+    })
+    return cat(steps, 1)
+  }
 })
+
+async function kept(run: () => Tensor): Promise<Values> {
+  const out = scope(run)
+  const values = await take(out)
+  out.dispose()
+  return values
+}

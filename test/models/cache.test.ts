@@ -17,7 +17,7 @@ describe.each(['mamba', 'falcon_mamba', 'mamba-tied-bias'] as const)('the cache 
   let vocabulary: number
   beforeAll(async () => {
     const gold = await golden(name)
-    model = await load(gold.dir)
+    model = await load(gold.dir, { dtype: 'float32' })
     ids = gold.inputIds
     vocabulary = gold.vocabulary
     whole = await take(model.forward(ids))

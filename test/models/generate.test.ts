@@ -10,7 +10,7 @@ let prompt: number[]
 let rest: number[]
 beforeAll(async () => {
   gold = await golden('kjv-mamba')
-  model = await load(gold.dir)
+  model = await load(gold.dir, { dtype: 'float32' })
   prompt = gold.greedyIds.slice(0, gold.promptLength)
   rest = gold.greedyIds.slice(gold.promptLength)
 })

@@ -16,7 +16,7 @@ describe.each(names)('%s', (name) => {
   beforeAll(async () => {
     before = liveTensors()
     gold = await golden(name)
-    model = await load(gold.dir)
+    model = await load(gold.dir, { dtype: 'float32' }) // dtypes.test.ts has the others
   })
   afterAll(() => {
     model.dispose()

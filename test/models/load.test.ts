@@ -37,7 +37,7 @@ describe('load', () => {
   test('tells what it loaded', async () => {
     const model = await load(directory('kjv-mamba'))
     expect(model.parameters).toBe(2_693_888)
-    expect(model.bytes).toBe(4 * model.parameters)
+    expect(model.bytes).toBe(2 * model.parameters + 2 * 6 * 512 * 16) // bfloat16 as stored, and A in float32
     expect(model.config.model_type).toBe('mamba')
     model.dispose()
     model.dispose()
@@ -76,7 +76,7 @@ describe('load', () => {
   test('the embedding under its older name', async () => {
     const { 'backbone.embeddings.weight': table, ...others } = weights
     const dir = await variant('alias', config, { ...others, 'backbone.embedding.weight': table! })
-    const model = await load(dir)
+    const model = await load(dir, { dtype: 'float32' })
     const prompt = (await golden('mamba')).greedyIds
     expect(await collect(model.generate(prompt.slice(0, 13), { maxNewTokens: 24, ignoreEos: true }))).toEqual(
       prompt.slice(13),
@@ -132,10 +132,17 @@ describe('what cannot be loaded', () => {
     expect(await failure(load(join(folder, 'nowhere')))).toMatchObject({ code: 'ERR_CHECKPOINT' })
   })
 
-  test('another dtype', async () => {
-    const error = await failure(load(directory('mamba'), { dtype: 'bfloat16' }))
-    expect(error).toMatchObject({ code: 'ERR_UNSUPPORTED' })
-    expect(error.message).toBe("dtype: expected float32, which this version computes in, got 'bfloat16'")
+  test.each(['dtype', 'weights'])('a %s that is no floating-point dtype', async (name) => {
+    for (const [dtype, got] of [
+      ['int32', "'int32'"],
+      ['float64', "'float64'"],
+      [16, '16'],
+      [null, 'null'],
+    ]) {
+      const error = await failure(load(directory('mamba'), { [name]: dtype } as LoadOptions))
+      expect(error).toMatchObject({ name: 'TypeError', code: 'ERR_DTYPE' })
+      expect(error.message).toBe(`${name}: expected float32, float16 or bfloat16, got ${got}`)
+    }
   })
 
   test('a misspelled option', async () => {

@@ -78,13 +78,15 @@ describe('a model', () => {
   test('decode', () => expectClear((ids) => model.decode(ids)))
   test('decode with options', () => expectClear((options) => model.decode([5], options)))
   test('newCache', () => expectClear((batch) => model.newCache(batch)))
+  test('newCache with options', () => expectClear((options) => model.newCache(1, options)))
+  test('newCache of a dtype', () => expectClear((dtype) => model.newCache(1, { dtype })))
   test('restoreCache', () => expectClear((bytes) => model.restoreCache(bytes)))
 })
 
 describe('load', () => {
   test('of a directory', () => expectClear((dir) => load(dir)))
   test('with options', () => expectClear((options) => load(fixture, options)))
-  test.each(['device', 'dtype', 'onProgress', 'signal'])('with %s', (name) =>
+  test.each(['device', 'dtype', 'weights', 'onProgress', 'signal'])('with %s', (name) =>
     expectClear((value) => load(fixture, { device: dut, [name]: name === 'onProgress' ? own(value) : value })),
   )
 })
@@ -135,6 +137,10 @@ describe('layers', () => {
     await expectClear((c) => scope(() => layer.forward(zeros([1, 2, 4]), c).dispose()))
     await expectClear((c) => scope(() => layer.step(zeros([1, 4]), c).dispose()))
     await expectClear((batch) => layer.newCache(batch))
+    await expectClear((options) => layer.newCache(1, options))
+    await expectClear((dtype) => layer.newCache(1, { dtype }))
+    await expectClear((options) => scope(() => layer.forward(zeros([1, 2, 4]), cache, options).dispose()))
+    await expectClear((residual) => scope(() => layer.step(zeros([1, 4]), cache, { residual }).dispose()))
     cache.dispose()
     layer.dispose()
   })
@@ -144,6 +150,11 @@ describe('layers', () => {
     await expectClear((o) => inScope(() => new RMSNorm({ hidden_size: 4 }, { weight: zeros([4]) }, o)))
     const norm = scope(() => new RMSNorm({ hidden_size: 4 }, { weight: zeros([4]) }))
     await expectClear((x) => norm.forward(x))
+    await expectClear((options) => inScope(() => norm.forward(zeros([2, 4]), options)))
+    await expectClear((residual) => scope(() => void norm.forward(zeros([2, 4]), { residual })))
+    await expectClear((residualInFp32) =>
+      scope(() => void norm.forward(zeros([2, 4]), { residual: zeros([2, 4]), residualInFp32 })),
+    )
     norm.dispose()
   })
   test('restoring caches', async () => {
