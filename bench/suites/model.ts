@@ -42,9 +42,7 @@ async function measureModel(bench: Bench, name: string, dir: string, weights: DT
   try {
     const L = 512
     const ids = Array.from({ length: L }, (_, i) => (i * 7919) % 256)
-    // what the activations are where load() is told nothing
-    const dtype = bench.device.type === 'cuda' ? weights : 'float32'
-    const row = { op: 'model', pass: 'forward', device: bench.device.name, dtype, name, weights }
+    const row = { op: 'model', pass: 'forward', device: bench.device.name, dtype: m.dtype, name, weights }
     if (bench.wants('model', { name, weights, work: 'prefill', L })) {
       const t = await timeAsync(() => prefill(m, ids), bench.effort)
       const floor = floorOf({ bytes: m.bytes, operations: 2 * m.parameters * L }, bench.ceilings())
