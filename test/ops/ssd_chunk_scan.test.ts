@@ -1,9 +1,9 @@
 import { expect, test } from 'vitest'
-import { ssdChunkScan, type SsdMode, type Tensor } from '../../lib/index.js'
+import { debug, ssdChunkScan, type SsdMode, type Tensor } from '../../lib/index.js'
 import { float32, NDArray } from '../reference/array.js'
 import { ssdRecurrent as reference, type SsdInputs, type SsdResult } from '../reference/ssd_chunk_scan.js'
 import { expectClose } from '../support/close.js'
-import { describeOp, expectKernel, on, put, take } from '../support/device.js'
+import { describeOp, dut, expectKernel, on, put, take } from '../support/device.js'
 import { floatTypes, halfTypes } from '../support/floats.js'
 import { loadGolden } from '../support/golden.js'
 import { layouts } from '../support/layout.js'
@@ -108,6 +108,20 @@ describeOp('ssdChunkScan', () => {
 
   test.each([8, 9, 15, 16, 17, 31, 32, 48, 63, 64, 65, 96, 128, 130, 256])('p = %i', async (p) => {
     await checkForms(ssdInputs(new Random(p), { b: 1, L: 70, h: 2, p, n: 20, wideD: true }))
+  })
+
+  test.runIf(on === 'cpu')('the form that a mode names, and with auto the fastest', () => {
+    const form = (L: number, how: SsdHow): string => {
+      runSsd(ssdInputs(new Random(L), { b: 1, L, h: 2, p: 8, n: 128 }), how)
+      return debug.lastKernel(dut).split('.')[3]!
+    }
+    for (const mode of ['chunked', 'recurrent', 'quadratic'] as const) {
+      expect(form(1, { mode })).toBe(mode)
+      expect(form(100, { mode })).toBe(mode)
+    }
+    expect(form(1, {})).toBe('recurrent')
+    expect(form(1000, {})).toBe('chunked')
+    expect(form(1, { chunkSize: 16 })).toBe('chunked')
   })
 
   test.each([0, 1, 2, 8, 13, 16, 17, 32, 64, 65, 128, 129, 255, 256, 300])('n = %i', async (n) => {

@@ -22,6 +22,7 @@
 #include "cpu/kernels/ssd_tiles.h"
 #include "cpu/kernels/ssd_chunked.h"
 #include "cpu/kernels/ssd_quadratic.h"
+#include "cpu/kernels/ssd_table.h"
 #include "cpu/kernels/ssd_chunk_scan.h"
 #include "cpu/kernels/ceilings.h"
 // clang-format on
