@@ -121,6 +121,22 @@ SEQMIX_VERB ScanStrip scan_strip(const View& v, const ScanBlock& at, int64_t t0,
   return {tile, W};
 }
 
+// e^-|x| of a tile's x = delta + bias, for softplus. This and what comes after are loops of their own because they are
+// chains of dependent operations: the shorter a token's chain, the more tokens a processor has in sight.
+inline void scan_soften(const ScanStrip& delta, vf bias, int64_t tokens, float* e) {
+  vf lowest = set1(0);
+  for (int64_t t = 0; t < tokens; t++) {
+    const vf y = set1(0.0f) - abs(delta[t] + bias);
+    lowest = min(y, lowest);
+    store(e + t * W, exp_normal(max(set1(kTiny), y)));
+  }
+  if (!any(less(lowest, set1(kTiny)))) return;
+  for (int64_t t = 0; t < tokens; t++) {
+    const vf y = set1(0.0f) - abs(delta[t] + bias);
+    store(e + t * W, select(less(y, set1(kTiny)), exp(y), load(e + t * W)));
+  }
+}
+
 // Δ and Δu; returns u.
 template <class T>
 inline ScanStrip scan_inputs(const SelectiveScan& p, const ScanBlock& at, int64_t t0, int64_t tokens, ScanTile& tile) {
@@ -129,9 +145,10 @@ inline ScanStrip scan_inputs(const SelectiveScan& p, const ScanBlock& at, int64_
   const vf bias = channels(p.delta_bias, at.channel, at.count, 0);
   const bool soft = p.delta_softplus;
   vf lowest = set1(0), highest = set1(0);
+  if (soft) scan_soften(delta, bias, tokens, tile.du);
   for (int64_t t = 0; t < tokens; t++) {
     vf v = delta[t] + bias;
-    if (soft) v = softplus(v);
+    if (soft) v = softplus_of(v, load(tile.du + t * W));
     lowest = min(v, lowest);
     highest = max(v, highest);
     store(tile.delta + t * W, v);

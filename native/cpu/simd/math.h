@@ -46,12 +46,14 @@ SEQMIX_VERB vf log1p_unit(vf e) {
 
 // x > 20 ? x : log1p(e^x), as max(x, 0) + log1p(e^-|x|): the same within rounding (above 20 the sum is x), and e^-|x|
 // cannot overflow. Where it is subnormal, as it hardly ever is, exp knows better.
+constexpr float kTiny = -87.3f;
+SEQMIX_VERB vf softplus_of(vf x, vf e) { return max(set1(0.0f), x) + log1p_unit(e); }
 SEQMIX_VERB vf softplus(vf x) {
   const vf y = set1(0.0f) - abs(x);
-  const vm tiny = less(y, set1(-87.3f));
-  vf e = exp_normal(max(set1(-87.3f), y));
+  const vm tiny = less(y, set1(kTiny));
+  vf e = exp_normal(max(set1(kTiny), y));
   if (any(tiny)) e = select(tiny, exp(y), e);
-  return max(set1(0.0f), x) + log1p_unit(e);
+  return softplus_of(x, e);
 }
 
 // x / (1 + e^-x); where e^-x is infinite, -0.
