@@ -22,6 +22,7 @@ bool takes_16_bits(bool cuda, Op op) {
       case Op::linear:
       case Op::rms_norm:
       case Op::selective_scan:
+      case Op::selective_state_update:
       case Op::causal_conv1d:
       case Op::causal_conv1d_update:
         return true;

@@ -36,9 +36,9 @@ __device__ __forceinline__ uint32_t pack<Brain>(float low, float high) {
   return reinterpret_cast<const uint32_t&>(both);
 }
 
-// Words as one access.
+// Words as one access (more of them, as several of 16 bytes).
 template <int N>
-struct alignas(N * sizeof(uint32_t)) Words {
+struct alignas(N * sizeof(uint32_t) < 16 ? N * sizeof(uint32_t) : 16) Words {
   uint32_t w[N];
 };
 
