@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <utility>
 #include <vector>
 
 #include "core/layout.h"
 #include "core/problem/causal_conv1d.h"
 #include "core/problem/selective_state_update.h"
+#include "cuda/kernels/any/vector.cuh"
 #include "cuda/launch/launch.h"
 
 using namespace seqmix;
@@ -26,12 +28,12 @@ void ok(cudaError_t error) {
   std::exit(1);
 }
 
-__global__ void __launch_bounds__(256) uniform_kernel(float* to, int64_t count, float from, float range) {
+__global__ void __launch_bounds__(256) uniform_kernel(void* to, DType dtype, int64_t count, float from, float range) {
   for (int64_t i = blockIdx.x * int64_t{256} + threadIdx.x; i < count; i += gridDim.x * int64_t{256}) {
     uint32_t h = static_cast<uint32_t>(i) * 2654435761u;
     h = (h ^ h >> 15) * 2246822519u;
     h ^= h >> 13;
-    to[i] = from + range * static_cast<float>(h >> 8) * 0x1p-24f;
+    store_as(to, dtype, i, from + range * static_cast<float>(h >> 8) * 0x1p-24f);
   }
 }
 
@@ -44,6 +46,9 @@ struct Timer {
   Timer() {
     ok(cudaStreamCreateWithFlags(&context.stream, cudaStreamNonBlocking));
     ok(cudaDeviceGetAttribute(&context.multiprocessors, cudaDevAttrMultiProcessorCount, 0));
+    int major = 0;
+    ok(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0));
+    context.overlap = major == 9;
     ok(cudaEventCreate(&begin));
     ok(cudaEventCreate(&end));
     ok(cudaMalloc(&context.index_error, sizeof(uint64_t)));
@@ -51,14 +56,14 @@ struct Timer {
   }
 
   View described(View v) {
-    ok(cudaMalloc(&v.data, static_cast<size_t>(std::max<int64_t>(v.size(), 1)) * sizeof(float)));
+    ok(cudaMalloc(&v.data, static_cast<size_t>(std::max<int64_t>(v.size(), 1) * size_of(v.dtype))));
     blocks.push_back(v.data);
     v.present = true;
     return v;
   }
   View uniform(View v, float from, float to) {
     v = described(v);
-    uniform_kernel<<<4096, 256, 0, context.stream>>>(v.as<float>(), v.size(), from, to - from);
+    uniform_kernel<<<4096, 256, 0, context.stream>>>(v.data, v.dtype, v.size(), from, to - from);
     ok(cudaGetLastError());
     return v;
   }
@@ -97,13 +102,13 @@ struct Timer {
   }
 
   void report(const char* what, double bytes, double time) const {
-    std::printf("%-52s %10.2f us %8.0f GB/s %5.1f%% of the copy\n", what, time * 1e6, bytes / time * 1e-9,
+    std::printf("%-66s %10.2f us %8.0f GB/s %5.1f%% of the copy\n", what, time * 1e6, bytes / time * 1e-9,
                 bytes / time * 1e-7 / copy);
   }
 };
 
-View shaped(std::initializer_list<int64_t> shape) {
-  return dense(DType::float32, shape.begin(), static_cast<int>(shape.size()));
+View shaped(std::initializer_list<int64_t> shape, DType dtype = DType::float32) {
+  return dense(dtype, shape.begin(), static_cast<int>(shape.size()));
 }
 
 int calls_for(double bytes) { return bytes > 3e8 ? 3 : bytes > 3e7 ? 20 : 100; }
@@ -131,35 +136,38 @@ void convolution(Timer& t, int64_t b, int64_t d, int64_t L, bool channels, bool 
   t.release();
 }
 
-// p = 0: Mamba's form.
-void update(Timer& t, int64_t b, int64_t h, int64_t p, int64_t n, bool per_head) {
-  const auto rows = [&](std::initializer_list<int64_t> first, std::initializer_list<int64_t> last) {
+// p = 0: Mamba's form. The weights are float32.
+void update(Timer& t, int64_t b, int64_t h, int64_t p, int64_t n, bool per_head, DType x, DType state) {
+  const auto rows = [&](DType dtype, std::initializer_list<int64_t> first, std::initializer_list<int64_t> last) {
     std::vector<int64_t> shape = first;
     shape.push_back(h);
     if (p) shape.push_back(p);
     shape.insert(shape.end(), last);
-    return dense(DType::float32, shape.data(), static_cast<int>(shape.size()));
+    return dense(dtype, shape.data(), static_cast<int>(shape.size()));
+  };
+  const auto weights = [&](std::initializer_list<int64_t> last) {
+    return per_head ? shaped({h}) : rows(DType::float32, {}, last);
   };
   SelectiveStateUpdate q;
-  q.state = t.uniform(rows({b}, {n}), -0.1f, 0.1f);
-  q.x = t.uniform(rows({b}, {}), -1, 1);
-  q.dt = t.uniform(per_head ? shaped({b, h}) : rows({b}, {}), -6, -2);
-  q.z = t.uniform(rows({b}, {}), -1, 1);
-  q.A = t.uniform(per_head ? shaped({h}) : rows({}, {n}), -16, -1);
-  q.B = t.uniform(shaped({b, n}), -1, 1);
-  q.C = t.uniform(shaped({b, n}), -1, 1);
-  q.D = t.uniform(per_head ? shaped({h}) : rows({}, {}), -1, 1);
-  q.dt_bias = t.uniform(per_head ? shaped({h}) : rows({}, {}), -0.5f, 0.5f);
+  q.state = t.uniform(rows(state, {b}, {n}), -0.1f, 0.1f);
+  q.x = t.uniform(rows(x, {b}, {}), -1, 1);
+  q.dt = t.uniform(per_head ? shaped({b, h}, x) : rows(x, {b}, {}), -6, -2);
+  q.z = t.uniform(rows(x, {b}, {}), -1, 1);
+  q.A = t.uniform(weights({n}), -16, -1);
+  q.B = t.uniform(shaped({b, n}, x), -1, 1);
+  q.C = t.uniform(shaped({b, n}, x), -1, 1);
+  q.D = t.uniform(weights({}), -1, 1);
+  q.dt_bias = t.uniform(weights({}), -0.5f, 0.5f);
   q.dt_softplus = true;
-  const int64_t numbers = 2 * q.state.size() + q.A.size() + q.x.size() * 3 + q.dt.size() + q.B.size() + q.C.size();
+  const int64_t of_x = 3 * q.x.size() + q.dt.size() + q.B.size() + q.C.size();
+  const double bytes = static_cast<double>(2 * q.state.size() * size_of(state) + 4 * q.A.size() + of_x * size_of(x));
   q.validate();
   q.out = t.described(q.out);
-  const double bytes = 4.0 * static_cast<double>(numbers);
   const double time = t.seconds(calls_for(bytes), [&] { launch_selective_state_update(t.context, q); });
-  char what[96];
-  std::snprintf(what, sizeof what, "selectiveStateUpdate b %ld h %ld p %ld n %ld%s", static_cast<long>(b),
-                static_cast<long>(h), static_cast<long>(p), static_cast<long>(n),
-                per_head ? ", A a number a head" : "");
+  char what[112];
+  std::snprintf(what, sizeof what, "update b %ld h %ld p %ld n %ld%s, %s, state %s%s", static_cast<long>(b),
+                static_cast<long>(h), static_cast<long>(p), static_cast<long>(n), per_head ? " per head" : "",
+                name_of(x), name_of(state), t.context.kernel + sizeof("cuda.any.selective_state_update") - 1);
   t.report(what, bytes, time);
   t.release();
 }
@@ -183,9 +191,14 @@ int main() {
       convolution(t, 1, 5120, 65536, channels, unaligned);
       convolution(t, 1, 1536, 2048, channels, unaligned);
     }
-  for (const int64_t b : {1, 16, 128, 1024}) update(t, b, 5120, 0, 16, false);
-  for (const bool per_head : {false, true})
-    for (const int64_t b : {1, 16, 128}) update(t, b, 80, 64, 128, per_head);
-  update(t, 64, 80, 64, 256, true);
+  constexpr DType f32 = DType::float32, bf16 = DType::bfloat16;
+  for (const auto& [x, state] : {std::pair{f32, f32}, std::pair{bf16, f32}, std::pair{bf16, bf16}}) {
+    for (const int64_t d : {1536, 5120})
+      for (const int64_t b : {1, 16, 128, 1024}) update(t, b, d, 0, 16, false, x, state);
+    for (const bool per_head : {false, true})
+      for (const int64_t b : {1, 16, 128}) update(t, b, 80, 64, 128, per_head, x, state);
+    for (const int64_t b : {1, 16, 128}) update(t, b, 24, 64, 128, true, x, state);
+    update(t, 64, 80, 64, 256, true, x, state);
+  }
   return 0;
 }
