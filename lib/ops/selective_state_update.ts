@@ -30,8 +30,8 @@ const names = ['state', 'x', 'dt', 'A', 'B', 'C', 'D', 'z', 'dtBias', 'stateIndi
  * x, dt, z, B and C are of one dtype, float32, float16 or bfloat16, and so is out; A, D, dtBias and state may each have any of
  * the three. The token is computed in float32; a state in 16 bits is rounded to nearest even at each.
  *
- * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION; on CUDA, ERR_UNSUPPORTED for float16 and bfloat16; an
- * entry of stateIndices past the last state touches nothing, gives 0, and is reported as ERR_INDEX by the next read.
+ * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION; an entry of stateIndices past the last state touches
+ * nothing, gives 0, and is reported as ERR_INDEX by the next read.
  */
 export function selectiveStateUpdate(
   state: Tensor,
