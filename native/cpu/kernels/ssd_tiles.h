@@ -1,7 +1,8 @@
 // The products inside ssdChunkScan's chunked and quadratic forms, in register tiles of kSsdRows rows by a strip (14 x
 // 32 with AVX-512, 6 x 16 with AVX2), a fused multiply-add for each vector and broadcast. Left operands lie as panels
 // (summed dimension, rows of the tile) or, the weights, as rows; right ones as strips (summed dimension, strip). Rows
-// are cut evenly, so that no tile is much smaller than the others.
+// are cut evenly, so that no tile is much smaller than the others. Loops over a tile's registers are unrolled by
+// request: left alone, GCC unrolls them so late that it keeps the tile in memory between one phase and the next.
 
 constexpr int kSsdRows = W == 16 ? 14 : W == 8 ? 6 : 4;
 static_assert(kSsdRows <= W, "a vector holds a row of a panel");
@@ -20,9 +21,12 @@ template <int R, int V>
 SEQMIX_VERB void ssd_multiply(vf (&acc)[R][V], const float* panel, const float* strip, int64_t depth) {
   for (int64_t k = 0; k < depth; k++) {
     vf w[V];
+#pragma GCC unroll 16
     for (int v = 0; v < V; v++) w[v] = load(strip + v * W);
+#pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
       const vf a = set1(panel[r]);
+#pragma GCC unroll 16
       for (int v = 0; v < V; v++) acc[r][v] = fma(a, w[v], acc[r][v]);
     }
     panel += R;
@@ -33,10 +37,14 @@ SEQMIX_VERB void ssd_multiply(vf (&acc)[R][V], const float* panel, const float* 
 template <int R, int V>
 static void ssd_product_tile(const float* panel, const float* strip, int64_t depth, float* to, int64_t stride) {
   vf acc[R][V];
+#pragma GCC unroll 16
   for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
     for (int v = 0; v < V; v++) acc[r][v] = set1(0);
   ssd_multiply<R, V>(acc, panel, strip, depth);
+#pragma GCC unroll 16
   for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
     for (int v = 0; v < V; v++) store(to + r * stride + v * W, acc[r][v]);
 }
 
@@ -58,24 +66,49 @@ struct SsdCarry {
   SEQMIX_VERB vf carried(vf state, vf more) const {
     if (fresh) return more;
     const vf factor = set1(e);
-    if (step == kSsdSlow) return fma(factor, state, state + more);
-    return fma(factor, step == kSsdSteep ? factor * state : state, more);
+    if (step == kSsdSlow) return carried<kSsdSlow>(factor, state, more);
+    return step == kSsdSteep ? carried<kSsdSteep>(factor, state, more) : carried<kSsdPlain>(factor, state, more);
+  }
+  template <SsdStep S>
+  SEQMIX_VERB static vf carried(vf factor, vf state, vf more) {
+    if (S == kSsdSlow) return fma(factor, state, state + more);
+    return fma(factor, S == kSsdSteep ? factor * state : state, more);
   }
 };
+
+template <int R, int V, SsdStep S>
+SEQMIX_VERB void ssd_carry_tile(const vf (&more)[R][V], float factor, float* state) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+    for (int v = 0; v < V; v++) {
+      float* const at = state + r * kSsdStrip + v * W;
+      store(at, SsdCarry::carried<S>(set1(factor), load(at), more[r][v]));
+    }
+}
 
 // R states of V vectors of channels: carried on, plus a panel of B by a strip of weighted x.
 template <int R, int V>
 static void ssd_update_tile(const float* panel, const float* strip, int64_t depth, float* state,
                             const SsdCarry& carry) {
   vf acc[R][V];
+#pragma GCC unroll 16
   for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
     for (int v = 0; v < V; v++) acc[r][v] = set1(0);
   ssd_multiply<R, V>(acc, panel, strip, depth);
-  for (int r = 0; r < R; r++)
-    for (int v = 0; v < V; v++) {
-      float* const at = state + r * kSsdStrip + v * W;
-      store(at, carry.fresh ? acc[r][v] : carry.carried(load(at), acc[r][v]));
-    }
+  if (carry.fresh) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+      for (int v = 0; v < V; v++) store(state + r * kSsdStrip + v * W, acc[r][v]);
+  } else if (carry.step == kSsdPlain) {
+    ssd_carry_tile<R, V, kSsdPlain>(acc, carry.e, state);
+  } else if (carry.step == kSsdSlow) {
+    ssd_carry_tile<R, V, kSsdSlow>(acc, carry.e, state);
+  } else {
+    ssd_carry_tile<R, V, kSsdSteep>(acc, carry.e, state);
+  }
 }
 
 // R tokens' y of V vectors of channels.
@@ -96,9 +129,12 @@ struct SsdOutputs {
 template <int R, int V, int J>
 SEQMIX_VERB void ssd_column(vf (&acc)[R][V], const float* weights, const float* x) {
   vf w[V];
+#pragma GCC unroll 16
   for (int v = 0; v < V; v++) w[v] = load(x + J * kSsdStrip + v * W);
+#pragma GCC unroll 16
   for (int r = J; r < R; r++) {
     const vf a = set1(weights[r * kSsdPitch + J]);
+#pragma GCC unroll 16
     for (int v = 0; v < V; v++) acc[r][v] = fma(a, w[v], acc[r][v]);
   }
 }
@@ -110,24 +146,33 @@ SEQMIX_VERB void ssd_triangle(vf (&acc)[R][V], const float* weights, const float
 template <int R, int V>
 static void ssd_output_tile(const SsdOutputs& t) {
   vf acc[R][V];
+#pragma GCC unroll 16
   for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
     for (int v = 0; v < V; v++) acc[r][v] = set1(0);
   if (t.state) {
     ssd_multiply<R, V>(acc, t.c, t.state, t.n);
+#pragma GCC unroll 16
     for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
       for (int v = 0; v < V; v++) acc[r][v] = acc[r][v] * set1(t.decay[r]);
   }
   const float *g = t.weights, *x = t.x;
   for (int64_t k = 0; k < t.before; k++, g++, x += kSsdStrip) {
     vf w[V];
+#pragma GCC unroll 16
     for (int v = 0; v < V; v++) w[v] = load(x + v * W);
+#pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
       const vf a = set1(g[r * kSsdPitch]);
+#pragma GCC unroll 16
       for (int v = 0; v < V; v++) acc[r][v] = fma(a, w[v], acc[r][v]);
     }
   }
   if (t.own) ssd_triangle<R, V>(acc, g, x, std::make_integer_sequence<int, R>());
+#pragma GCC unroll 16
   for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
     for (int v = 0; v < V; v++) {
       float* const at = t.y + r * kSsdStrip + v * W;
       store(at, t.add ? load(at) + acc[r][v] : acc[r][v]);
