@@ -34,10 +34,20 @@ export class Inputs {
   }
 
   /** (b, d, L) whose memory is (b, d, L), or (b, L, d). */
-  channels(b: number, d: number, L: number, layout: Layout, from = -1, to = 1): Tensor {
-    if (layout === 'bdl') return this.uniform([b, d, L], from, to)
-    return this.keep(this.uniform([b, L, d], from, to).transpose(1, 2))
+  channels(sizes: readonly [number, number, number], layout: Layout, dtype: DType, from = -1, to = 1): Tensor {
+    const [b, d, L] = sizes
+    if (layout === 'bdl') return this.uniform(sizes, from, to, dtype)
+    return this.keep(this.uniform([b, L, d], from, to, dtype).transpose(1, 2))
   }
+}
+
+/** What activations are measured in: on the CPU float32, which is fastest there. */
+export function dtypesOn(device: Device): readonly ('float32' | 'bfloat16')[] {
+  return device.type === 'cuda' ? ['float32', 'bfloat16'] : ['float32']
+}
+
+export function bytesOf(dtype: DType): number {
+  return dtype === 'float32' ? 4 : 2
 }
 
 export type Layout = 'bdl' | 'bld'

@@ -3,7 +3,7 @@
 // with PyTorch.
 import { type DType, linear as op, type Tensor } from '../../lib/index.js'
 import { type Bench, type Letters, measure } from '../bench.js'
-import { Inputs } from '../inputs.js'
+import { bytesOf, Inputs } from '../inputs.js'
 
 interface Size {
   M: number
@@ -102,5 +102,3 @@ async function measureProducts(
     }
   })
 }
-
-const bytesOf = (dtype: DType): number => (dtype === 'float32' ? 4 : 2)
