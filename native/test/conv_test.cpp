@@ -94,7 +94,7 @@ TEST(conv_dtypes) {
         for (const int64_t L : {1, 2, 17, 70})
           check_conv(name, {.d = 19, .L = L, .w = w, .x = x, .silu = w % 2 == 0, .dtype = dtype});
       check_conv(name + " long", {.b = 1, .d = 5, .L = 2100, .x = x, .dtype = dtype});
-      check_conv(name + " wide", {.b = 1, .d = 1030, .L = 35, .x = x, .dtype = dtype});
+      check_conv(name + " wide", {.b = 1, .d = 2070, .L = 35, .x = x, .dtype = dtype});
       check_conv(name + " packed", {.d = 18, .L = 2100, .x = x, .initial = true, .packed = true, .dtype = dtype});
     }
 }

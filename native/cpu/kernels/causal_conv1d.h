@@ -1,14 +1,17 @@
 // causal_conv1d: a short filter along each channel, act(bias + Σ_k weight[k] x[t - (w-1) + k]). Where channels lie next
-// to each other in memory, (b, L, d), a thread takes some tokens of some hundred channels, so that memory is walked
+// to each other in memory, (b, L, d), a thread takes some tokens of a row's channels, so that memory is walked
 // forward, and adds up rows by rows of weights turned around before. Else, in (b, d, L) or anything, it takes a piece
 // of one channel, tokens in the lanes. The w - 1 inputs before a row's first token come from initial_states or are 0.
 //
 // Sums are float32. Inputs of 16 bits are widened once, into scratch memory, and not once for each tap; results are
 // rounded as they are stored. Floor: x read and out written once.
 
-constexpr int64_t kConvPiece = 2048;    // tokens of one channel
-constexpr int64_t kConvTokens = 32;     // tokens of many channels
-constexpr int64_t kConvChannels = 512;  // so many: their weights and the rows they need stay in the first-level cache
+constexpr int64_t kConvPiece = 2048;  // tokens of one channel
+constexpr int64_t kConvTokens = 32;   // tokens of many channels
+// So many: memory is walked forward for two pages, and what a token needs stays in the second-level cache. A quarter as
+// many stay in the first, but that took a third longer.
+constexpr int64_t kConvChannels = 2048;
+constexpr int kConvVectors = 2;  // side by side; more do not fit into sixteen registers
 
 SEQMIX_VERB vf activated(Activation a, vf v) { return a == Activation::silu ? silu(v) : v; }
 
@@ -37,9 +40,17 @@ SEQMIX_VERB void conv_span(const CausalConv1d& p, const float* weight, vf bias, 
   int64_t i = 0;
   if (w == 4 && !sequence && so == 1) {  // the width that models have, with the filter in registers
     const vf w0 = set1(weight[0]), w1 = set1(weight[sw]), w2 = set1(weight[2 * sw]), w3 = set1(weight[3 * sw]);
-    for (; i + W <= n; i += W) {
-      const vf v = fma(w1, load(from + i + 1), fma(w0, load(from + i), bias));
-      store(out + i, activated(p.activation, fma(w3, load(from + i + 3), fma(w2, load(from + i + 2), v))));
+    for (; i + kConvVectors * W <= n; i += kConvVectors * W) {
+      vf v[kConvVectors];
+#pragma GCC unroll 8
+      for (int k = 0; k < kConvVectors; k++) {
+        const float* const taps = from + i + k * W;
+        v[k] = fma(w1, load(taps + 1), fma(w0, load(taps), bias));
+        v[k] = fma(w3, load(taps + 3), fma(w2, load(taps + 2), v[k]));
+      }
+      if (p.activation == Activation::silu) silu<kConvVectors>(v);
+#pragma GCC unroll 8
+      for (int k = 0; k < kConvVectors; k++) store(out + i + k * W, v[k]);
     }
   }
   for (; i < n; i += W) {
@@ -91,12 +102,19 @@ SEQMIX_VERB void conv_row(const CausalConv1d& p, const float* const* rows, const
   int64_t c = 0;
   if (w == 4 && rows[0] && rows[1] && rows[2]) {  // the width that models have
     const float *const r0 = rows[0], *const r1 = rows[1], *const r2 = rows[2], *const r3 = rows[3];
-    for (; c + W <= n; c += W) {
-      vf v = fma(load(weight + c), load(r0 + c), load(bias + c));
-      v = fma(load(weight + ld + c), load(r1 + c), v);
-      v = fma(load(weight + 2 * ld + c), load(r2 + c), v);
-      v = fma(load(weight + 3 * ld + c), load(r3 + c), v);
-      store(out + c, activated(p.activation, v));
+    for (; c + kConvVectors * W <= n; c += kConvVectors * W) {
+      vf v[kConvVectors];
+#pragma GCC unroll 8
+      for (int k = 0; k < kConvVectors; k++) {
+        const int64_t at = c + k * W;
+        v[k] = fma(load(weight + at), load(r0 + at), load(bias + at));
+        v[k] = fma(load(weight + ld + at), load(r1 + at), v[k]);
+        v[k] = fma(load(weight + 2 * ld + at), load(r2 + at), v[k]);
+        v[k] = fma(load(weight + 3 * ld + at), load(r3 + at), v[k]);
+      }
+      if (p.activation == Activation::silu) silu<kConvVectors>(v);
+#pragma GCC unroll 8
+      for (int k = 0; k < kConvVectors; k++) store(out + c + k * W, v[k]);
     }
   }
   for (; c < n; c += W) {

@@ -27,11 +27,27 @@ SEQMIX_VERB vf exp(vf x) {
 // e^x for -87.3 <= x <= 88.73: 2^-126 at the one end, infinity from about 88.6 on; NaN stays. Relative error 3e-7. What
 // a step leaves of x comes from ln 2 in two parts, the first short enough for its product to be exact: x log2 e is too
 // large to be rounded, as it is where a processor has no fused multiply-add.
+//
+// N vectors go side by side, one step of all after the other: it is a chain of some forty cycles, and a processor does
+// not look far enough ahead to find the next vector's by itself.
+template <int N>
+SEQMIX_VERB void exp_normal(vf* x) {
+  vf rounded[N], f[N];
+#pragma GCC unroll 8
+  for (int i = 0; i < N; i++) rounded[i] = fma(x[i], set1(1.44269504f), set1(kLarge));
+#pragma GCC unroll 8
+  for (int i = 0; i < N; i++) {
+    const vf step = rounded[i] - set1(kLarge);
+    f[i] = fma(step, set1(2.1219444e-4f), fma(step, set1(-0.693359375f), x[i])) * set1(1.44269504f);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < N; i++) f[i] = fma(growth(f[i]), f[i], set1(1.0f));
+#pragma GCC unroll 8
+  for (int i = 0; i < N; i++) x[i] = f[i] * power(rounded[i]);
+}
 SEQMIX_VERB vf exp_normal(vf x) {
-  const vf rounded = fma(x, set1(1.44269504f), set1(kLarge)), step = rounded - set1(kLarge);
-  const vf rest = fma(step, set1(2.1219444e-4f), fma(step, set1(-0.693359375f), x));
-  const vf f = rest * set1(1.44269504f);
-  return fma(growth(f), f, set1(1.0f)) * power(rounded);
+  exp_normal<1>(&x);
+  return x;
 }
 
 // log(1 + e) for 0 <= e <= 1, without loss for small e (relative error 4e-8).
@@ -56,9 +72,19 @@ SEQMIX_VERB vf softplus(vf x) {
   return softplus_of(x, e);
 }
 
-// x / (1 + e^-x); where e^-x is infinite, -0.
+// x / (1 + e^-x); where e^-x is infinite, -0. N vectors side by side, as with exp_normal.
+template <int N>
+SEQMIX_VERB void silu(vf* x) {
+  vf e[N];
+#pragma GCC unroll 8
+  for (int i = 0; i < N; i++) e[i] = max(set1(-87.3f), min(set1(88.73f), set1(0.0f) - x[i]));
+  exp_normal<N>(e);
+#pragma GCC unroll 8
+  for (int i = 0; i < N; i++) x[i] = x[i] / (set1(1.0f) + e[i]);
+}
 SEQMIX_VERB vf silu(vf x) {
-  return x / (set1(1.0f) + exp_normal(max(set1(-87.3f), min(set1(88.73f), set1(0.0f) - x))));
+  silu<1>(&x);
+  return x;
 }
 
 template <class T>
