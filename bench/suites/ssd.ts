@@ -25,7 +25,9 @@ export function ssdWork({ B, L, H, P, N, G }: Size): Work {
 }
 
 export async function ssd(bench: Bench): Promise<void> {
-  const sizes: Size[] = [{ B: 1, L: 2048, H: 24, P: 64, N: 128, G: 1 }]
+  const head = { H: 24, P: 64, N: 128, G: 1 }
+  const sizes: Size[] = [{ B: 1, L: 2048, ...head }]
+  if (!bench.quick) sizes.push({ B: 1, L: 512, ...head }, { B: 8, L: 512, ...head })
   for (const size of sizes)
     for (const mode of ['auto', 'chunked', 'recurrent', 'quadratic'] as const)
       if (mode !== 'quadratic' || size.L <= 512)
