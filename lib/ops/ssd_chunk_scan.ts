@@ -8,7 +8,7 @@ import { call, one, two } from './call.js'
 export type SsdMode = 'auto' | 'chunked' | 'recurrent' | 'quadratic'
 
 export interface SsdChunkScanOptions {
-  /** Tokens of a chunk, 16 to 256, in the chunked form; what is fastest when absent. It changes nothing but rounding. */
+  /** Tokens of a chunk, 16 to 256, in the CPU's chunked form; what is fastest when absent. It changes nothing but rounding. */
   chunkSize?: number
   /** (h) or (h, p): adds D·x to y. */
   D?: TensorInput | null
@@ -65,13 +65,19 @@ const modes: readonly SsdMode[] = ['auto', 'chunked', 'recurrent', 'quadratic'] 
  *   the chunk began with: matrix products all of it, and linear in L;
  * - `'auto'`: the one that is fastest for these sizes on this device.
  *
- * They give the same result to rounding. A may be positive too. The CPU steps through it in every mode so far.
+ * They give the same result to rounding. A may be positive too. On the CPU each mode is a kernel of its own. On CUDA there are
+ * two kernels, and `debug.lastKernel` names the one that ran:
+ * - in chunks of 64 tokens on tensor cores, for float16 and bfloat16 in every mode but 'recurrent', where L, p and n are at
+ *   least 16, n at most 256, dtLimit not negative, and the channels and states of x, B, C and z lie side by side. It rounds
+ *   decays and states to the 16-bit dtype before it multiplies them. Heads whose results it finds not to be finite are done
+ *   again by the other kernel, so that NaN and infinity stay in their channel and sequence;
+ * - token by token in float32 arithmetic for everything else: float32 operands, mode 'recurrent', other sizes and strides.
  *
  * x, z (b, L, h, p), B, C (b, L, g, n), of one dtype: float32, float16 or bfloat16; head i uses group ⌊i·g/h⌋. dt (b, L, h) of that
  * dtype or float32. A (h), D, dtBias, initialStates of any of the three. Any p, n, L and strides. Returns out (b, L, h, p)
  * of x's dtype; with `returnFinalStates`, `{ out, finalStates }` with finalStates (b, h, p, n) float32.
  *
- * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION; ERR_UNSUPPORTED on CUDA.
+ * Errors: ERR_SHAPE, ERR_DTYPE, ERR_DEVICE, ERR_DISPOSED, ERR_OPTION.
  */
 export function ssdChunkScan(
   x: TensorInput,

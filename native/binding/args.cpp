@@ -25,6 +25,7 @@ bool takes_16_bits(bool cuda, Op op) {
       case Op::selective_state_update:
       case Op::causal_conv1d:
       case Op::causal_conv1d_update:
+      case Op::ssd_chunk_scan:
         return true;
       default:
         return false;
@@ -50,9 +51,6 @@ bool takes_16_bits(bool cuda, Op op) {
       return false;
   }
 }
-
-// The ops that have kernels at all.
-bool has_kernels(bool cuda, Op op) { return !cuda || op != Op::ssd_chunk_scan; }
 
 bool has_16_bits(const View& v) { return v.dtype == DType::float16 || v.dtype == DType::bfloat16; }
 
@@ -141,10 +139,6 @@ void Call::present_as(const int64_t* shape, int rank) {
 }
 
 Napi::Value Call::run(Problem& problem) {
-  if (!has_kernels(device().id > 0, problem.op))
-    throw Error(Code::unsupported, std::string(name_of(problem.op)) +
-                                       ": expected tensors on the CPU, where its kernels are, got tensors on " +
-                                       device().name);
   if (sixteen_bits_ && !takes_16_bits(device().id > 0, problem.op))
     throw Error(Code::unsupported, std::string(name_of(problem.op)) +
                                        ": expected float32, which is what its kernels on " + device().name +

@@ -10,13 +10,13 @@ import { ssdRecurrent as ssdReference, type SsdInputs } from '../reference/ssd_c
 import { expectClose } from '../support/close.js'
 import { runConv } from '../support/conv.js'
 import { describeOp, on, put, take, type Values } from '../support/device.js'
-import { floatTypes, rounded, roundedTo, type FloatType } from '../support/floats.js'
+import { floatTypes, halfTypes, rounded, roundedTo, type FloatType } from '../support/floats.js'
 import { Random } from '../support/random.js'
 import { run, scanInputs, scanTypes } from '../support/scan.js'
-import { runSsd, ssdInputs, type SsdHow } from '../support/ssd.js'
+import { runSsd, seenBy, ssdBound, ssdInputs, ssdTypes, type SsdHow } from '../support/ssd.js'
 
 /** NaN exactly where the reference has it, and near the reference everywhere else. */
-function expectSame(out: Values, ref: NDArray, dtype: FloatType = 'float32'): void {
+function expectSame(out: Values, ref: NDArray, dtype: FloatType = 'float32', bound?: number): void {
   const lost = (data: ArrayLike<number>): number[] => {
     const at: number[] = []
     for (let i = 0; i < data.length; i++) if (!Number.isFinite(data[i])) at.push(i)
@@ -29,7 +29,7 @@ function expectSame(out: Values, ref: NDArray, dtype: FloatType = 'float32'): vo
       Array.from(data, (v) => (Number.isFinite(v) ? v : 0)),
     )
   expect(out.dtype).toBe(dtype)
-  expectClose(cleaned(out.data), cleaned(ref.data), { on, dtype })
+  expectClose(cleaned(out.data), cleaned(ref.data), { on, dtype, ...(bound ? { bound } : {}) })
 }
 
 const [b, d, L, n] = [2, 37, 150, 16]
@@ -51,13 +51,17 @@ const ssdForms: SsdHow[] = [
   { mode: 'chunked' },
   { mode: 'chunked', chunkSize: 17 },
   { mode: 'chunked', chunkSize: 256 },
+  ...halfTypes.map((dtype) => ({ mode: 'chunked' as const, types: ssdTypes(dtype, dtype, 'float32', 'float32') })),
 ]
 
-async function checkSsd(x: SsdInputs, how: SsdHow): Promise<void> {
+async function checkSsd(given: SsdInputs, how: SsdHow): Promise<void> {
+  const x = seenBy(given, how.types)
   const got = runSsd(x, how)
+  const dtype = how.types?.x ?? 'float32'
+  const { bound } = ssdBound(dtype)
   const want = ssdReference(x)
-  expectSame(await take(got.out), want.out)
-  expectSame(await take(got.finalStates), want.finalStates)
+  expectSame(await take(got.out), want.out, dtype, bound)
+  expectSame(await take(got.finalStates), want.finalStates, 'float32', bound)
 }
 
 describeOp('NaN stays where it belongs', () => {

@@ -4,12 +4,21 @@ import { float32, NDArray } from '../reference/array.js'
 import { ssdRecurrent as reference, type SsdInputs, type SsdResult } from '../reference/ssd_chunk_scan.js'
 import { expectClose } from '../support/close.js'
 import { describeOp, dut, expectKernel, on, put, take } from '../support/device.js'
-import { floatTypes, halfTypes } from '../support/floats.js'
+import { floatTypes, halfTypes, type FloatType } from '../support/floats.js'
 import { loadGolden } from '../support/golden.js'
 import { layouts } from '../support/layout.js'
 import { describeCase, pairwise } from '../support/pairwise.js'
 import { Random } from '../support/random.js'
-import { runSsd, seenBy, ssdInputs, ssdTypes, type SsdHow } from '../support/ssd.js'
+import {
+  runSsd,
+  seenBy,
+  ssdBound,
+  ssdInputs,
+  ssdTypes,
+  tensorCores,
+  type SsdHow,
+  type SsdSizes,
+} from '../support/ssd.js'
 
 const modes = ['auto', 'chunked', 'recurrent', 'quadratic'] as const
 
@@ -17,9 +26,10 @@ async function compare(got: { out: Tensor; finalStates: Tensor }, want: SsdResul
   // One evaluation gives both of the results that a missed bound asks for.
   let plain: SsdResult | undefined
   const evaluated = (): SsdResult => (plain ??= reference(x, float32))
-  const dtype = got.out.dtype as 'float32'
-  expectClose(await take(got.out), want.out, { on, dtype, plain: () => evaluated().out })
-  expectClose(await take(got.finalStates), want.finalStates, { on, plain: () => evaluated().finalStates })
+  const dtype = got.out.dtype as FloatType
+  const bound = ssdBound(dtype)
+  expectClose(await take(got.out), want.out, { on, dtype, ...bound, plain: () => evaluated().out })
+  expectClose(await take(got.finalStates), want.finalStates, { on, ...bound, plain: () => evaluated().finalStates })
 }
 
 /** Runs the kernel and the reference on the same values, and compares both results. */
@@ -122,6 +132,35 @@ describeOp('ssdChunkScan', () => {
     expect(form(1, {})).toBe('recurrent')
     expect(form(1000, {})).toBe('chunked')
     expect(form(1, { chunkSize: 16 })).toBe('chunked')
+  })
+
+  test.runIf(on === 'cuda').each(halfTypes)('which sizes go to tensor cores (%s)', (dtype) => {
+    const kernel = (sizes: Partial<SsdSizes>, how: SsdHow = {}, limit?: readonly [number, number]): string => {
+      const x = ssdInputs(new Random('kernel'), { b: 1, L: 70, h: 3, p: 20, n: 24, ...sizes })
+      if (limit) x.dtLimit = limit
+      runSsd(x, { types: ssdTypes(dtype, dtype, 'float32', 'float32'), ...how })
+      return debug.lastKernel(dut)
+    }
+    for (const mode of ['auto', 'chunked', 'quadratic'] as const) expect(kernel({}, { mode })).toBe(tensorCores)
+    for (const sizes of [{ L: 16 }, { p: 64 }, { p: 17 }, { n: 16 }, { n: 256 }])
+      expect(kernel(sizes)).toBe(tensorCores)
+    const plain = 'cuda.any.ssd_chunk_scan.plain'
+    expect(kernel({}, { mode: 'recurrent' })).toBe(plain)
+    expect(kernel({}, { types: {} })).toBe(plain)
+    expect(kernel({}, {}, [-1, 1])).toBe(plain)
+    for (const sizes of [{ L: 15 }, { p: 15 }, { n: 15 }, { n: 257 }]) expect(kernel(sizes)).toBe(plain)
+  })
+
+  test.each(halfTypes)("the sizes of Mamba-2's layers in %s", async (dtype) => {
+    const types = ssdTypes(dtype, dtype, 'float32', 'float32')
+    for (const [sizes, mode] of [
+      [{ L: 200, h: 3, p: 64, n: 128 }, 'auto'],
+      [{ L: 200, h: 2, p: 64, n: 128, groups: 2 }, 'recurrent'],
+      [{ L: 90, h: 4, p: 64, n: 64, groups: 2, wideD: true }, 'chunked'],
+      [{ L: 70, h: 2, p: 128, n: 256 }, 'auto'],
+      [{ L: 1500, h: 1, p: 16, n: 16 }, 'chunked'],
+    ] as const)
+      await check(ssdInputs(new Random(dtype), { b: 1, ...sizes }), { types, mode })
   })
 
   test.each([0, 1, 2, 8, 13, 16, 17, 32, 64, 65, 128, 129, 255, 256, 300])('n = %i', async (n) => {

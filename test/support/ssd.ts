@@ -1,6 +1,7 @@
-import { ssdChunkScan, type SsdMode, type Tensor } from '../../lib/index.js'
+import { debug, ssdChunkScan, type SsdMode, type Tensor } from '../../lib/index.js'
 import type { NDArray } from '../reference/array.js'
 import type { SsdInputs } from '../reference/ssd_chunk_scan.js'
+import { dut } from './device.js'
 import { roundedTo, type FloatType } from './floats.js'
 import { place, type Layout } from './layout.js'
 import type { Random } from './random.js'
@@ -82,6 +83,18 @@ export function runSsd(
     ...(mode ? { mode } : {}),
     ...(chunkSize ? { chunkSize } : {}),
   })
+}
+
+/** The kernel on CUDA that multiplies matrices. */
+export const tensorCores = 'cuda.sm80.ssd_chunk_scan.chunked'
+
+/**
+ * The bound of what ran last. Tensor cores multiply decays and states that are rounded to 16 bits, and so the outputs' other
+ * than their own rounding: 8e-4 and 4.5e-3 is what that costs, in the final states too. All other kernels compute in float32.
+ */
+export function ssdBound(dtype: FloatType): { bound?: number } {
+  if (dtype === 'float32' || debug.lastKernel(dut) !== tensorCores) return {}
+  return { bound: dtype === 'float16' ? 8e-4 : 4.5e-3 }
 }
 
 /** Tokens [from, from + length) of every input that has a time. */

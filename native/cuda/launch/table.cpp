@@ -1,15 +1,6 @@
-#include "core/status.h"
 #include "cuda/launch/launch.h"
 
 namespace seqmix::cuda {
-
-namespace {
-// No kernels yet: the binding refuses the op before it comes here.
-void launch_ssd_chunk_scan(Context&, const Problem&) {
-  throw Error(Code::unsupported,
-              "ssdChunkScan: expected tensors on the CPU, where its kernels are, got tensors on CUDA");
-}
-}  // namespace
 
 Launcher launcher_of(Op op) {
   // in the order of Op

@@ -92,6 +92,7 @@ void check_rows();
 void check_linear();
 void check_conv();
 void check_scan();
+void check_ssd();
 void check_state_update();
 void check_graph();
 
