@@ -136,9 +136,10 @@ describeOp('ssdChunkScan', () => {
 
   test.runIf(on === 'cuda').each(halfTypes)('which sizes go to tensor cores (%s)', (dtype) => {
     const kernel = (sizes: Partial<SsdSizes>, how: SsdHow = {}, limit?: readonly [number, number]): string => {
-      const x = ssdInputs(new Random('kernel'), { b: 1, L: 70, h: 3, p: 20, n: 24, ...sizes })
+      const all = { types: ssdTypes(dtype, dtype, 'float32', 'float32'), ...how }
+      const x = seenBy(ssdInputs(new Random('kernel'), { b: 1, L: 70, h: 3, p: 20, n: 24, ...sizes }), all.types)
       if (limit) x.dtLimit = limit
-      runSsd(x, { types: ssdTypes(dtype, dtype, 'float32', 'float32'), ...how })
+      runSsd(x, all)
       return debug.lastKernel(dut)
     }
     for (const mode of ['auto', 'chunked', 'quadratic'] as const) expect(kernel({}, { mode })).toBe(tensorCores)

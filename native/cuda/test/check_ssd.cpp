@@ -62,7 +62,7 @@ class Operand {
 
 const char* expected_kernel(const Case& k) {
   const bool chunked = k.dtype != DType::float32 && k.mode != SsdMode::recurrent && std::min({k.L, k.p, k.n}) >= 16 &&
-                       k.n <= 256 && k.rows != Rows::swapped && k.rows != Rows::odd;
+                       k.n <= 256 && k.rows != Rows::swapped;
   return chunked ? "cuda.sm80.ssd_chunk_scan.chunked" : "cuda.any.ssd_chunk_scan.plain";
 }
 
