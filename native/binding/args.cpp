@@ -6,56 +6,6 @@
 
 namespace seqmix::binding {
 
-namespace {
-
-// The ops that have kernels for 16-bit floats, by device.
-bool takes_16_bits(bool cuda, Op op) {
-  if (cuda) switch (op) {
-      case Op::silu:
-      case Op::add:
-      case Op::mul:
-      case Op::softmax:
-      case Op::argmax:
-      case Op::topk:
-      case Op::sample:
-      case Op::embedding:
-      case Op::linear:
-      case Op::rms_norm:
-      case Op::selective_scan:
-      case Op::selective_state_update:
-      case Op::causal_conv1d:
-      case Op::causal_conv1d_update:
-      case Op::ssd_chunk_scan:
-        return true;
-      default:
-        return false;
-    }
-  switch (op) {
-    case Op::silu:
-    case Op::add:
-    case Op::mul:
-    case Op::softmax:
-    case Op::argmax:
-    case Op::topk:
-    case Op::sample:
-    case Op::embedding:
-    case Op::linear:
-    case Op::rms_norm:
-    case Op::causal_conv1d:
-    case Op::causal_conv1d_update:
-    case Op::selective_scan:
-    case Op::selective_state_update:
-    case Op::ssd_chunk_scan:
-      return true;
-    default:
-      return false;
-  }
-}
-
-bool has_16_bits(const View& v) { return v.dtype == DType::float16 || v.dtype == DType::bfloat16; }
-
-}  // namespace
-
 Call::~Call() {
   for (int i = 0; i < copy_count_; i++) copies_[i]->drop();  // in queue order: after the op that reads them
   for (int i = 0; i < output_count_; i++) {                  // an error came between allocation and run
@@ -76,7 +26,6 @@ View Call::tensor(size_t i, const char* name) {
                                   " is, got one on " + h.device->name);
   }
   storages_[storage_count_++] = h.storage;
-  sixteen_bits_ = sixteen_bits_ || has_16_bits(h.view);
   return h.at();
 }
 
@@ -127,7 +76,6 @@ void Call::unit_last_stride(View& v) {
 
 void Call::allocate(View& out) {
   if (!out.present) return;
-  sixteen_bits_ = sixteen_bits_ || has_16_bits(out);
   Handle* const h = make_tensor(device(), out, instance_of(info_.Env()).poison);
   outputs_[output_count_++] = h;
   out = h->at();
@@ -139,10 +87,6 @@ void Call::present_as(const int64_t* shape, int rank) {
 }
 
 Napi::Value Call::run(Problem& problem) {
-  if (sixteen_bits_ && !takes_16_bits(device().id > 0, problem.op))
-    throw Error(Code::unsupported, std::string(name_of(problem.op)) +
-                                       ": expected float32, which is what its kernels on " + device().name +
-                                       " take, got 16-bit operands; convert them with .to('float32')");
   // With no element to write there is nothing to do; and the sizes beside a dimension of 0 may be too large to loop
   // over. An op without outputs changes an operand.
   bool any = output_count_ == 0;

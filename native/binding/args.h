@@ -53,7 +53,6 @@ class Call {
   int output_count_ = 0;
   Buffer* copies_[8] = {};
   int copy_count_ = 0;
-  bool sixteen_bits_ = false;  // some operand or output has 16-bit floats
 };
 
 }  // namespace seqmix::binding
