@@ -79,7 +79,8 @@ void launch_few(Context& c, LinearArgs a, bool clusters) {
 }
 
 // What a tile costs one of Hopper's multiprocessors, in nanoseconds, fitted to timings on an H200, which it meets
-// within some 10%: what it picks of them was at most 17% slower than the best. A step is 64 elements of `in`.
+// within some 10% on average: what it picks of them was at most 17% slower than the best. A step is 64 elements of
+// `in`.
 struct HopperCost {
   HopperTile tile;
   int64_t step;

@@ -9,7 +9,7 @@ namespace seqmix::test {
 namespace {
 
 // What the arithmetic loses. In 16 bits a decay is one float and its average error is felt as often as the state
-// outlives a token, 1/(Δ|A|) times: 2e-8 and below 370, or 1e-9 and below 10000 (math.cuh).
+// outlives a token, 1/(Δ|A|) times: up to 3e-8 and below 370, or 1e-9 and below 10000 (math.cuh).
 double bound_of(DType dtype) { return dtype == DType::float32 ? 2e-6 : 1e-5; }
 
 enum class Matrix { constant, shared, grouped };

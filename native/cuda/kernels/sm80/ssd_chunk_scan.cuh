@@ -1,8 +1,8 @@
 // The state-space dual's chunked form (Dao and Gu, 2024) on the tensor cores of any GPU since Ampere, for one 16-bit
 // dtype T. With a_i the sum of dt·A up to token i of a chunk, and S the state before the chunk:
 //
-//   y_i = e^{a_i} C_i·S + Σ_{j ≤ i} (C_i·B_j) e^{a_i − a_j} dt_j x_j       S ← e^{a_Q} S + Σ_j e^{a_Q − a_j} B_j ⊗ dt_j
-//   x_j
+//   y_i = e^{a_i} C_i·S + Σ_{j ≤ i} (C_i·B_j) e^{a_i − a_j} dt_j x_j
+//   S ← e^{a_Q} S + Σ_j e^{a_Q − a_j} B_j ⊗ dt_j x_j
 //
 // A block of eight warps owns one batch row, HEADS heads of one group (which share C and B), 64 channels of them, and a
 // segment of the sequence, which it walks in chunks of Q = 64 tokens. The state stays in registers in float32, a warp's
