@@ -1,16 +1,16 @@
 import { shown, typeError } from './errors.js'
 
 /** What a tensor's elements are, by onnxruntime's names. Both 16-bit floats come out as their bits, in a Uint16Array. */
-export type DType = 'float32' | 'float16' | 'bfloat16' | 'int32' | 'int64' | 'bool'
+export type DType = 'float32' | 'float16' | 'bfloat16' | 'int32' | 'int64' | 'bool' | 'int8'
 
 /** The dtypes that ops compute with. */
 export type FloatDType = 'float32' | 'float16' | 'bfloat16'
 
 /** What holds a tensor's elements in JavaScript. */
-export type TensorData = Float32Array | Uint16Array | Int32Array | BigInt64Array | Uint8Array
+export type TensorData = Float32Array | Uint16Array | Int32Array | BigInt64Array | Uint8Array | Int8Array
 
 /** @internal in the addon's order */
-export const dtypes: readonly DType[] = ['float32', 'float16', 'bfloat16', 'int32', 'int64', 'bool']
+export const dtypes: readonly DType[] = ['float32', 'float16', 'bfloat16', 'int32', 'int64', 'bool', 'int8']
 
 /** @internal the addon's number for a dtype */
 export function dtypeNumber(dtype: unknown, what = 'dtype'): number {
@@ -43,6 +43,7 @@ export const arrays: Record<DType, ArrayMaker> = {
   int32: Int32Array,
   int64: BigInt64Array,
   bool: Uint8Array,
+  int8: Int8Array,
 }
 
 /** @internal bytes of an element of it */

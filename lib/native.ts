@@ -7,6 +7,18 @@ export type Handle = { readonly __handle: unique symbol }
 export type CaptureHandle = { readonly __capture: unique symbol }
 type Optional = Handle | undefined
 
+/** How attention's scores become weights. */
+export type Scores = [
+  alibiSlopes: Optional,
+  sinks: Optional,
+  causal: boolean,
+  windowLeft: number,
+  windowRight: number,
+  softcap: number,
+  scale: number,
+  returnLse: boolean,
+]
+
 export interface NativeDevice {
   name: string
   available: boolean
@@ -139,6 +151,34 @@ export interface Native {
   silu(x: Handle): Handle
   add(a: Handle, b: Handle): Handle
   mul(a: Handle, b: Handle): Handle
+  flashAttention(q: Handle, k: Handle, v: Handle, ...scores: Scores): Handle | [Handle, Handle]
+  flashAttentionVarlen(
+    q: Handle,
+    k: Handle,
+    v: Handle,
+    cuSeqlensQ: Handle,
+    cuSeqlensK: Optional,
+    seqUsedK: Optional,
+    blockTable: Optional,
+    ...rest: [...scores: Scores, maxSeqlenQ: number, maxSeqlenK: number]
+  ): Handle | [Handle, Handle]
+  flashAttentionWithKvCache(
+    q: Handle,
+    kCache: Handle,
+    vCache: Handle,
+    k: Optional,
+    v: Optional,
+    cacheSeqlens: Optional,
+    rotaryCos: Optional,
+    rotarySin: Optional,
+    cacheBatchIdx: Optional,
+    blockTable: Optional,
+    cuSeqlensQ: Optional,
+    leftPad: Optional,
+    kScale: Optional,
+    vScale: Optional,
+    ...rest: [...scores: Scores, rotaryInterleaved: boolean, numSplits: number, maxSeqlenQ: number]
+  ): Handle | [Handle, Handle]
   increment(t: Handle, by: bigint): void
 }
 

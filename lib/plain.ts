@@ -28,6 +28,7 @@ const told = new Map<string, DType>([
   ['Float16Array', 'float16'],
   ['Int32Array', 'int32'],
   ['BigInt64Array', 'int64'],
+  ['Int8Array', 'int8'],
 ])
 
 function isTensorLike(value: object): value is TensorLike {
@@ -160,8 +161,12 @@ interface Element {
   of(value: unknown): number | bigint | undefined
 }
 
-const elements: Record<'float32' | 'int32' | 'int64' | 'bool', Element> = {
+const elements: Record<'float32' | 'int8' | 'int32' | 'int64' | 'bool', Element> = {
   float32: { expected: 'numbers', of: (value) => (typeof value === 'number' ? value : undefined) },
+  int8: {
+    expected: 'whole numbers of 8 bits',
+    of: (value) => (typeof value === 'number' && (value << 24) >> 24 === value ? value : undefined),
+  },
   int32: {
     expected: 'whole numbers of 32 bits',
     of: (value) => (typeof value === 'number' && (value | 0) === value ? value : undefined),

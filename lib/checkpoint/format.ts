@@ -39,6 +39,7 @@ export const STORED_DTYPES: Readonly<Record<string, DType>> = {
   I32: 'int32',
   I64: 'int64',
   BOOL: 'bool',
+  I8: 'int8',
 }
 
 // Bits an element takes, for every dtype the format defines: sizes are checked for those that cannot be read too.

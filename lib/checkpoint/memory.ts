@@ -9,7 +9,15 @@ const FILE_NAMES = Object.fromEntries(Object.entries(STORED_DTYPES).map(([file, 
   DType,
   string
 >
-const ELEMENT_BYTES: Record<DType, number> = { int64: 8, float32: 4, int32: 4, float16: 2, bfloat16: 2, bool: 1 }
+const ELEMENT_BYTES: Record<DType, number> = {
+  int64: 8,
+  float32: 4,
+  int32: 4,
+  float16: 2,
+  bfloat16: 2,
+  bool: 1,
+  int8: 1,
+}
 
 /** The bytes before the data, and the tensors in the order in which their bytes follow. */
 export function layOut(

@@ -122,6 +122,8 @@ export function allocate(info: TensorInfo, dtype: DType): TensorData {
         return new BigInt64Array(info.bytes / 8)
       case 'bool':
         return new Uint8Array(info.bytes)
+      case 'int8':
+        return new Int8Array(info.bytes)
     }
   } catch (cause) {
     throw new SeqmixError('ERR_OUT_OF_MEMORY', `${info.file}: ${info.name}: no host memory for ${info.bytes} bytes`, {

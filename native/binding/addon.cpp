@@ -25,6 +25,9 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   define<silu>(exports, "silu");
   define<add>(exports, "add");
   define<mul>(exports, "mul");
+  define<flash_attention>(exports, "flashAttention");
+  define<flash_attention_varlen>(exports, "flashAttentionVarlen");
+  define<flash_attention_with_kv_cache>(exports, "flashAttentionWithKvCache");
   define<increment>(exports, "increment");
   return exports;
 }

@@ -36,14 +36,30 @@ View Call::optional(size_t i, const char* name) {
 }
 
 View Call::in_place(size_t i, const char* name) {
-  Handle& h = unwrap(info_[i], name);
-  const bool others = std::count(storages_, storages_ + storage_count_, h.storage) > 1;
-  if (others) {
-    copies_[copy_count_++] = h.storage->buffer;
-    h.storage->buffer->references++;
+  View v;
+  v.present = true;
+  in_place({{i, name, &v}});
+  return unwrap(info_[i], name).at();
+}
+
+void Call::in_place(std::initializer_list<Changed> all) {
+  for (const Changed& c : all) {
+    if (!c.view->present) continue;
+    Handle& h = unwrap(info_[c.i], c.name);
+    const auto shares = [&](const Changed& other) {
+      return other.view->present && unwrap(info_[other.i], other.name).storage == h.storage;
+    };
+    if (std::find_if(all.begin(), &c, shares) != &c) continue;  // done with the one before
+    const bool others =
+        std::count(storages_, storages_ + storage_count_, h.storage) > std::count_if(all.begin(), all.end(), shares);
+    if (others) {
+      copies_[copy_count_++] = h.storage->buffer;
+      h.storage->buffer->references++;
+    }
+    own_memory(h, others);
   }
-  own_memory(h, others);
-  return h.at();
+  for (const Changed& c : all)
+    if (c.view->present) c.view->data = unwrap(info_[c.i], c.name).at().data;
 }
 
 DeviceState& Call::device() { return *device_; }

@@ -22,6 +22,14 @@ class Call {
   // Its memory is the tensor's own afterwards. Views of other arguments that share it, got before, stay on the old one,
   // which lives until the op has run: the op sees them as they were.
   View in_place(size_t i, const char* name);
+  // The same of several that may share memory among themselves, such as both halves of a cache: they go on sharing it.
+  // Absent views are passed over; of the others the address is brought up to date.
+  struct Changed {
+    size_t i;
+    const char* name;
+    View* view;
+  };
+  void in_place(std::initializer_list<Changed> all);
   double number(size_t i) const { return info_[i].As<Napi::Number>().DoubleValue(); }
   int64_t whole(size_t i) const { return info_[i].As<Napi::Number>().Int64Value(); }
   bool flag(size_t i) const { return info_[i].As<Napi::Boolean>(); }
@@ -47,11 +55,11 @@ class Call {
   const Napi::CallbackInfo& info_;
   DeviceState* device_ = nullptr;
   const char* device_from_ = "";
-  const Storage* storages_[12] = {};  // of its tensors
+  const Storage* storages_[20] = {};  // of its tensors
   int storage_count_ = 0;
   Handle* outputs_[4] = {};
   int output_count_ = 0;
-  Buffer* copies_[8] = {};
+  Buffer* copies_[10] = {};
   int copy_count_ = 0;
 };
 

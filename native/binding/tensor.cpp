@@ -156,6 +156,10 @@ std::string index_error_message(uint64_t word) {
   if (op == Op::embedding) what = "every id inside the table";
   if (op == Op::selective_state_update || op == Op::causal_conv1d_update)
     what = "every stateIndices entry below the number of states";
+  if (op == Op::flash_attention_varlen)
+    what = "cuSeqlens that ascend from 0 to the tokens there are, and seqUsedK and blockTable entries inside the keys";
+  if (op == Op::flash_attention_with_kv_cache)
+    what = "cacheSeqlens, leftPad, cacheBatchIdx, blockTable, cuSeqlensQ and rotary positions inside what they index";
   return std::string(name_of(op)) + " (op " + std::to_string(index_error_sequence(word)) +
          " of this device's queue): expected " + what + ", got one outside; what it would have made is 0";
 }

@@ -27,7 +27,7 @@ class Executor {
  public:
   // What is done with an item: `owner` is whom the executor works for.
   using Act = void (*)(void* owner, void* payload);
-  static constexpr size_t kLargestPayload = 2560;
+  static constexpr size_t kLargestPayload = 3584;
 
   explicit Executor(void* owner);
   ~Executor() { close(); }

@@ -7,7 +7,7 @@
 namespace seqmix {
 
 const char* name_of(DType t) {
-  static const char* const names[] = {"float32", "float16", "bfloat16", "int32", "int64", "bool"};
+  static const char* const names[] = {"float32", "float16", "bfloat16", "int32", "int64", "bool", "int8"};
   return names[static_cast<int>(t)];
 }
 

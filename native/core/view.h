@@ -13,10 +13,11 @@
 
 namespace seqmix {
 
-enum class DType : uint8_t { float32, float16, bfloat16, int32, int64, boolean };
+enum class DType : uint8_t { float32, float16, bfloat16, int32, int64, boolean, int8 };
 
 SEQMIX_HD SEQMIX_INLINE constexpr int64_t size_of(DType t) {
-  return t == DType::int64 ? 8 : t == DType::boolean ? 1 : t == DType::float16 || t == DType::bfloat16 ? 2 : 4;
+  if (t == DType::boolean || t == DType::int8) return 1;
+  return t == DType::int64 ? 8 : t == DType::float16 || t == DType::bfloat16 ? 2 : 4;
 }
 
 SEQMIX_HD SEQMIX_INLINE constexpr bool is_float(DType t) {

@@ -2,9 +2,11 @@
 
 #include <cstring>
 #include <new>
+#include <string>
 #include <vector>
 
 #include "core/executor.h"
+#include "core/problem/flash_attention.h"
 #include "core/problem/selective_scan.h"
 #include "core/problem/selective_state_update.h"
 #include "core/problem/ssd_chunk_scan.h"
@@ -23,6 +25,7 @@ constexpr double kInlineWork = 32768;
 static_assert(sizeof(SelectiveScan) <= Executor::kLargestPayload, "the largest problems fit an item");
 static_assert(sizeof(SelectiveStateUpdate) <= Executor::kLargestPayload);
 static_assert(sizeof(SsdChunkScan) <= Executor::kLargestPayload);
+static_assert(sizeof(FlashAttention) <= Executor::kLargestPayload);
 
 struct Block {
   void* memory;
@@ -82,7 +85,10 @@ void run_now(Queue& q, const Problem& p, bool inline_) {
   c.kernel = "";
   c.queue = &q;
   try {
-    target().kernels[static_cast<int>(p.op)](c, p);
+    if (const Kernel kernel = target().kernels[static_cast<int>(p.op)])
+      kernel(c, p);
+    else
+      q.failure.set(Code::unsupported, (std::string(name_of(p.op)) + ": expected CUDA, got the CPU").c_str());
   } catch (const std::bad_alloc&) {
     q.failure.code = Code::out_of_memory;
     std::snprintf(q.failure.message, sizeof q.failure.message,

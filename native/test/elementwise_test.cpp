@@ -145,23 +145,28 @@ uint64_t expected_bits(uint64_t from, DType source, DType target) {
   if (source == target) return from;
   const int64_t integer = source == DType::int32   ? static_cast<int32_t>(from)
                           : source == DType::int64 ? static_cast<int64_t>(from)
+                          : source == DType::int8  ? static_cast<int8_t>(from)
                                                    : from != 0;
   if (float_source) {
     const double v = kFormats[static_cast<int>(source)].value(from);
     if (float_target) return std::isnan(v) ? ~0ull : kFormats[static_cast<int>(target)].nearest(v);
     if (target == DType::boolean) return v != 0;
     if (std::isnan(v)) return 0;
+    if (target == DType::int8)
+      return static_cast<uint8_t>(v >= 0x1p7 ? INT8_MAX : v < -0x1p7 ? INT8_MIN : static_cast<int8_t>(v));
     if (target == DType::int32)
       return static_cast<uint32_t>(v >= 0x1p31 ? INT32_MAX : v < -0x1p31 ? INT32_MIN : static_cast<int32_t>(v));
     return static_cast<uint64_t>(v >= 0x1p63 ? INT64_MAX : v < -0x1p63 ? INT64_MIN : static_cast<int64_t>(v));
   }
   if (float_target) return kFormats[static_cast<int>(target)].nearest(static_cast<long double>(integer));
   if (target == DType::boolean) return integer != 0;
+  if (target == DType::int8) return static_cast<uint8_t>(integer);
   return target == DType::int32 ? static_cast<uint32_t>(integer) : static_cast<uint64_t>(integer);
 }
 
 TEST(copy_dtypes) {
-  const DType all[] = {DType::float32, DType::float16, DType::bfloat16, DType::int32, DType::int64, DType::boolean};
+  const DType all[] = {DType::float32, DType::float16, DType::bfloat16, DType::int32,
+                       DType::int64,   DType::boolean, DType::int8};
   constexpr int64_t n = 4000;
   for (const DType source : all)
     for (const DType target : all) {

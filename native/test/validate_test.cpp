@@ -73,7 +73,7 @@ void check_operands(const std::string& op, const std::function<P()>& make,
       expect_refused(body, "", Code::shape, when + " " + shape_text(shape.data(), static_cast<int>(shape.size())));
     }
     for (const DType dtype :
-         {DType::float32, DType::float16, DType::bfloat16, DType::int32, DType::int64, DType::boolean}) {
+         {DType::float32, DType::float16, DType::bfloat16, DType::int32, DType::int64, DType::boolean, DType::int8}) {
       P p = make();
       const DType right = (p.*member).dtype;
       if (dtype == right || (op == "embedding" && right == DType::int32 && dtype == DType::int64)) continue;

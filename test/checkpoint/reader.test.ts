@@ -21,6 +21,7 @@ const everyDtype: Record<string, StoredTensor> = {
   d: { dtype: 'int32', shape: [2], data: Int32Array.of(-(2 ** 31), 7) },
   e: { dtype: 'int64', shape: [2], data: BigInt64Array.of(-(2n ** 63n), 2n ** 53n + 1n) },
   f: { dtype: 'bool', shape: [3], data: Uint8Array.of(1, 0, 1) },
+  g: { dtype: 'int8', shape: [3], data: Int8Array.of(1, -128, 127) },
   scalar: { dtype: 'float32', shape: [], data: Float32Array.of(5) },
   nothing: { dtype: 'float32', shape: [4, 0, 2], data: new Float32Array(0) },
   'näme "quoted"\n': { dtype: 'bool', shape: [1], data: Uint8Array.of(1) },

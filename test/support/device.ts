@@ -54,6 +54,8 @@ export function toTypedArray(a: NDArray, dtype: DType): TensorData {
       return BigInt64Array.from(a.data, BigInt)
     case 'bool':
       return Uint8Array.from(a.data)
+    case 'int8':
+      return Int8Array.from(a.data)
     case 'float16':
     case 'bfloat16':
       return toBits(a.data, dtype)

@@ -40,6 +40,7 @@ describe('tensor()', () => {
   test.each([
     [Float32Array.of(1, 2, 3), 'float32'],
     [Int32Array.of(1, -2, 3), 'int32'],
+    [Int8Array.of(1, -128, 127), 'int8'],
     [BigInt64Array.of(1n, -2n, 2n ** 60n), 'int64'],
   ] as const)('a typed array brings its dtype: %o', async (data, dtype) => {
     const t = tensor(data, on)
@@ -137,7 +138,7 @@ describe('tensor()', () => {
 })
 
 describe('empty() and zeros()', () => {
-  const types = ['float32', 'float16', 'bfloat16', 'int32', 'int64', 'bool'] as const
+  const types = ['float32', 'float16', 'bfloat16', 'int32', 'int64', 'bool', 'int8'] as const
   const arrays = {
     float32: Float32Array,
     float16: Uint16Array,
@@ -145,6 +146,7 @@ describe('empty() and zeros()', () => {
     int32: Int32Array,
     int64: BigInt64Array,
     bool: Uint8Array,
+    int8: Int8Array,
   }
 
   test.each(types)('zeros of %s', async (dtype) => {
@@ -165,7 +167,7 @@ describe('empty() and zeros()', () => {
       expect(() => make([2 ** 31, 2 ** 31, 2 ** 31], on)).toThrow(
         expect.objectContaining({ code: expect.stringMatching(/ERR_SHAPE|ERR_OUT_OF_MEMORY/) }),
       )
-      expect(() => make([2], { ...on, dtype: 'int8' as DType })).toThrow(
+      expect(() => make([2], { ...on, dtype: 'float8' as DType })).toThrow(
         error('TypeError', 'ERR_DTYPE', /expected .*, got /),
       )
     }

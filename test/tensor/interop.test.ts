@@ -11,6 +11,7 @@ describe('tensors of onnxruntime', () => {
     ['int32', Int32Array.of(1, 2, 3, 4, 5, -6)],
     ['int64', BigInt64Array.of(1n, 2n, 3n, 4n, 5n, -6n)],
     ['bool', Uint8Array.of(0, 1, 1, 0, 1, 1)],
+    ['int8', Int8Array.of(1, 2, 3, 127, -127, -128)],
   ] as const)('%s in and out', async (type, data) => {
     const ort = new OrtTensor(type, data as never, [2, 3])
     const t = tensor(ort as never, on)

@@ -19,6 +19,9 @@ Napi::Value embedding(const Napi::CallbackInfo& info);
 Napi::Value silu(const Napi::CallbackInfo& info);
 Napi::Value add(const Napi::CallbackInfo& info);
 Napi::Value mul(const Napi::CallbackInfo& info);
+Napi::Value flash_attention(const Napi::CallbackInfo& info);
+Napi::Value flash_attention_varlen(const Napi::CallbackInfo& info);
+Napi::Value flash_attention_with_kv_cache(const Napi::CallbackInfo& info);
 Napi::Value increment(const Napi::CallbackInfo& info);
 
 }  // namespace seqmix::binding

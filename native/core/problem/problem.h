@@ -31,6 +31,9 @@ enum class Op : uint32_t {
   selective_state_update,
   ssd_chunk_scan,
   increment,
+  flash_attention,
+  flash_attention_varlen,
+  flash_attention_with_kv_cache,
   count
 };
 constexpr int kOps = static_cast<int>(Op::count);

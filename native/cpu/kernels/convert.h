@@ -27,6 +27,7 @@ SEQMIX_VERB Int truncated(float x, float limit, Int lowest, Int highest_) {
 SEQMIX_VERB float value(float x) { return x; }
 SEQMIX_VERB float value(Half x) { return widen(x); }
 SEQMIX_VERB float value(Brain x) { return widen(x); }
+SEQMIX_VERB int64_t value(int8_t x) { return x; }
 SEQMIX_VERB int64_t value(int32_t x) { return x; }
 SEQMIX_VERB int64_t value(int64_t x) { return x; }
 SEQMIX_VERB int64_t value(Truth x) { return x.bits != 0; }
@@ -37,6 +38,8 @@ SEQMIX_VERB void put(Half& to, float x) { to = to_half(x); }
 SEQMIX_VERB void put(Half& to, int64_t x) { to = to_half(sticky(x)); }
 SEQMIX_VERB void put(Brain& to, float x) { to = to_brain(x); }
 SEQMIX_VERB void put(Brain& to, int64_t x) { to = to_brain(sticky(x)); }
+SEQMIX_VERB void put(int8_t& to, float x) { to = truncated<int8_t>(x, 0x1p7f, INT8_MIN, INT8_MAX); }
+SEQMIX_VERB void put(int8_t& to, int64_t x) { to = static_cast<int8_t>(x); }
 SEQMIX_VERB void put(int32_t& to, float x) { to = truncated<int32_t>(x, 0x1p31f, INT32_MIN, INT32_MAX); }
 SEQMIX_VERB void put(int32_t& to, int64_t x) { to = static_cast<int32_t>(x); }
 SEQMIX_VERB void put(int64_t& to, float x) { to = truncated<int64_t>(x, 0x1p63f, INT64_MIN, INT64_MAX); }

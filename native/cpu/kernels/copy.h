@@ -27,19 +27,21 @@ inline void move_row(const void* src, int64_t ss, void* dst, int64_t ds, int64_t
 }
 
 // by src's dtype, then dst's, in DType's order
-static const CopyRow copy_rows[6][6] = {
+static const CopyRow copy_rows[7][7] = {
     {move_row<uint32_t>, convert_row<float, Half>, convert_row<float, Brain>, convert_row<float, int32_t>,
-     convert_row<float, int64_t>, convert_row<float, Truth>},
+     convert_row<float, int64_t>, convert_row<float, Truth>, convert_row<float, int8_t>},
     {convert_row<Half, float>, move_row<uint16_t>, convert_row<Half, Brain>, convert_row<Half, int32_t>,
-     convert_row<Half, int64_t>, convert_row<Half, Truth>},
+     convert_row<Half, int64_t>, convert_row<Half, Truth>, convert_row<Half, int8_t>},
     {convert_row<Brain, float>, convert_row<Brain, Half>, move_row<uint16_t>, convert_row<Brain, int32_t>,
-     convert_row<Brain, int64_t>, convert_row<Brain, Truth>},
+     convert_row<Brain, int64_t>, convert_row<Brain, Truth>, convert_row<Brain, int8_t>},
     {convert_row<int32_t, float>, convert_row<int32_t, Half>, convert_row<int32_t, Brain>, move_row<uint32_t>,
-     convert_row<int32_t, int64_t>, convert_row<int32_t, Truth>},
+     convert_row<int32_t, int64_t>, convert_row<int32_t, Truth>, convert_row<int32_t, int8_t>},
     {convert_row<int64_t, float>, convert_row<int64_t, Half>, convert_row<int64_t, Brain>,
-     convert_row<int64_t, int32_t>, move_row<uint64_t>, convert_row<int64_t, Truth>},
+     convert_row<int64_t, int32_t>, move_row<uint64_t>, convert_row<int64_t, Truth>, convert_row<int64_t, int8_t>},
     {convert_row<Truth, float>, convert_row<Truth, Half>, convert_row<Truth, Brain>, convert_row<Truth, int32_t>,
-     convert_row<Truth, int64_t>, move_row<uint8_t>},
+     convert_row<Truth, int64_t>, move_row<uint8_t>, convert_row<Truth, int8_t>},
+    {convert_row<int8_t, float>, convert_row<int8_t, Half>, convert_row<int8_t, Brain>, convert_row<int8_t, int32_t>,
+     convert_row<int8_t, int64_t>, convert_row<int8_t, Truth>, move_row<uint8_t>},
 };
 
 constexpr int64_t kCopyTile = 64;

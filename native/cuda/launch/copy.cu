@@ -26,19 +26,21 @@ void same(Context& c, const Copy& p);
 using Float16 = __half;
 using BFloat16 = __nv_bfloat16;
 // [source][target]; the diagonal moves bits.
-constexpr Convert conversions[6][6] = {
+constexpr Convert conversions[7][7] = {
     {same<uint32_t>, convert_to<Float16, float>, convert_to<BFloat16, float>, convert_to<int32_t, float>,
-     convert_to<int64_t, float>, convert_to<Bool, float>},
+     convert_to<int64_t, float>, convert_to<Bool, float>, convert_to<int8_t, float>},
     {convert_to<float, Float16>, same<uint16_t>, convert_to<BFloat16, Float16>, convert_to<int32_t, Float16>,
-     convert_to<int64_t, Float16>, convert_to<Bool, Float16>},
+     convert_to<int64_t, Float16>, convert_to<Bool, Float16>, convert_to<int8_t, Float16>},
     {convert_to<float, BFloat16>, convert_to<Float16, BFloat16>, same<uint16_t>, convert_to<int32_t, BFloat16>,
-     convert_to<int64_t, BFloat16>, convert_to<Bool, BFloat16>},
+     convert_to<int64_t, BFloat16>, convert_to<Bool, BFloat16>, convert_to<int8_t, BFloat16>},
     {convert_to<float, int32_t>, convert_to<Float16, int32_t>, convert_to<BFloat16, int32_t>, same<uint32_t>,
-     convert_to<int64_t, int32_t>, convert_to<Bool, int32_t>},
+     convert_to<int64_t, int32_t>, convert_to<Bool, int32_t>, convert_to<int8_t, int32_t>},
     {convert_to<float, int64_t>, convert_to<Float16, int64_t>, convert_to<BFloat16, int64_t>,
-     convert_to<int32_t, int64_t>, same<uint64_t>, convert_to<Bool, int64_t>},
+     convert_to<int32_t, int64_t>, same<uint64_t>, convert_to<Bool, int64_t>, convert_to<int8_t, int64_t>},
     {convert_to<float, Bool>, convert_to<Float16, Bool>, convert_to<BFloat16, Bool>, convert_to<int32_t, Bool>,
-     convert_to<int64_t, Bool>, same<uint8_t>},
+     convert_to<int64_t, Bool>, same<uint8_t>, convert_to<int8_t, Bool>},
+    {convert_to<float, int8_t>, convert_to<Float16, int8_t>, convert_to<BFloat16, int8_t>, convert_to<int32_t, int8_t>,
+     convert_to<int64_t, int8_t>, convert_to<Bool, int8_t>, same<uint8_t>},
 };
 
 // The longest dimension along which v is dense, or -1.

@@ -23,6 +23,9 @@ Launcher launcher_of(Op op) {
       launch_selective_state_update,
       launch_ssd_chunk_scan,
       launch_increment,
+      launch_flash_attention,
+      launch_flash_attention,
+      launch_flash_attention,
   };
   return launchers[static_cast<int>(op)];
 }

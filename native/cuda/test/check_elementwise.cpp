@@ -10,7 +10,8 @@ namespace {
 const Layout layouts[] = {Layout::dense, Layout::swapped, Layout::odd};
 
 void check_copies() {
-  const DType types[] = {DType::float32, DType::float16, DType::bfloat16, DType::int32, DType::int64, DType::boolean};
+  const DType types[] = {DType::float32, DType::float16, DType::bfloat16, DType::int32,
+                         DType::int64,   DType::boolean, DType::int8};
   for (const DType from : types)
     for (const DType to : types)
       for (const Layout a : layouts)
@@ -45,6 +46,7 @@ void check_copies() {
   converted(DType::int32, {0, 2147483647.0, -2147483648.0, 2, -2, 2147483647.0, -2147483648.0, 0});
   converted(DType::int64, {0, 9223372036854775807.0, -9223372036854775808.0, 2, -2, 9223372036854775807.0,
                            -9223372036854775808.0, 0});
+  converted(DType::int8, {0, 127, -128, 2, -2, 127, -128, 0});
   converted(DType::boolean, {1, 1, 1, 1, 1, 1, 1, 0});
   src.values() = {NAN, 1 + std::ldexp(1, -11), 1 + 3 * std::ldexp(1, -11), 65519, 65520, 1e-8, INFINITY, -0.5};
   src.upload();

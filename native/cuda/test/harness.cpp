@@ -70,6 +70,7 @@ double load(const unsigned char* from, DType t) {
     return static_cast<double>(i);
   }
   if (t == DType::boolean) return *from;
+  if (t == DType::int8) return static_cast<signed char>(*from);
   uint16_t bits;
   std::memcpy(&bits, from, 2);
   if (t == DType::bfloat16) return bits_to_float(static_cast<uint32_t>(bits) << 16);
@@ -101,6 +102,8 @@ void store(unsigned char* to, DType t, double value) {
     std::memcpy(to, &i, 8);
   } else if (t == DType::boolean) {
     *to = value != 0;
+  } else if (t == DType::int8) {
+    *to = static_cast<unsigned char>(static_cast<signed char>(value));
   } else if (t == DType::bfloat16) {
     const uint16_t bits = static_cast<uint16_t>(float_to_bits(static_cast<float>(value)) >> 16);
     std::memcpy(to, &bits, 2);

@@ -50,22 +50,31 @@ __device__ __forceinline__ int64_t float_to<int64_t>(float x) {
   return x != x ? 0 : __float2ll_rz(x);  // saturates
 }
 template <>
+__device__ __forceinline__ int8_t float_to<int8_t>(float x) {
+  return x != x ? 0 : static_cast<int8_t>(max(-128, min(127, __float2int_rz(x))));
+}
+template <>
 __device__ __forceinline__ Bool float_to<Bool>(float x) {
   return {static_cast<uint8_t>(x != 0)};
 }
+
+template <class T>
+constexpr bool is_truth = false;
+template <>
+inline constexpr bool is_truth<Bool> = true;
 
 template <class D, class S>
 __device__ __forceinline__ D convert(S s) {
   if constexpr (is_floating<S>) {
     return float_to<D>(as_float(s));
-  } else if constexpr (sizeof(S) == 1) {  // Bool
+  } else if constexpr (is_truth<S>) {
     if constexpr (is_floating<D>)
       return float_to<D>(s.byte ? 1.0f : 0.0f);
     else
       return static_cast<D>(s.byte != 0);
   } else if constexpr (is_floating<D>) {
     return float_to<D>(static_cast<float>(s));
-  } else if constexpr (sizeof(D) == 1) {  // Bool
+  } else if constexpr (is_truth<D>) {
     return {static_cast<uint8_t>(s != 0)};
   } else {
     return static_cast<D>(s);
