@@ -96,7 +96,8 @@ void convolve(Context& c, const Problem& problem) {
     if (!short_filter) {
       set_off(c, conv_any<T>, grid_for(c, ceil_div(size, kThreads), kBlocks), kThreads, a, !by_token);
     } else if (by_token && rows_alike<T>(p.x, p.out)) {
-      const int64_t vectors = ceil_div(a.L + V - 1, V);  // a row may begin with a part of one
+      const int64_t before = vectors_aligned<T>(p.x, 2) ? 0 : V - 1;  // a row may begin with a part of a vector
+      const int64_t vectors = ceil_div(a.L + before, V);
       a.lanes = 1;
       while (a.lanes < 32 && a.lanes * kConvVectors < vectors) a.lanes *= 2;
       a.places = Places(ceil_div(vectors, int64_t{kConvVectors} * a.lanes), a.d, a.b);

@@ -113,11 +113,11 @@ View shaped(std::initializer_list<int64_t> shape, DType dtype = DType::float32) 
 
 int calls_for(double bytes) { return bytes > 3e8 ? 3 : bytes > 3e7 ? 20 : 100; }
 
-void convolution(Timer& t, int64_t b, int64_t d, int64_t L, bool channels, bool unaligned) {
+void convolution(Timer& t, int64_t b, int64_t d, int64_t L, bool channels, bool unaligned, DType dtype) {
   CausalConv1d p;
   const int64_t shift = unaligned ? 1 : 0;
-  p.x = t.uniform(shaped({b, d * L + shift}), -1, 1);
-  p.x.data = p.x.as<float>() + shift;
+  p.x = t.uniform(shaped({b, d * L + shift}, dtype), -1, 1);
+  p.x.data = p.x.as<char>() + shift * size_of(dtype);
   p.x.rank = 3;
   const int64_t shape[] = {b, d, L}, stride[] = {d * L + shift, channels ? 1 : L, channels ? d : 1};
   std::copy_n(shape, 3, p.x.shape);
@@ -127,10 +127,10 @@ void convolution(Timer& t, int64_t b, int64_t d, int64_t L, bool channels, bool 
   p.activation = Activation::silu;
   p.validate();
   p.out = t.described(p.out);
-  const double bytes = 8.0 * static_cast<double>(b * d * L);
+  const double bytes = 2.0 * static_cast<double>(b * d * L * size_of(dtype));
   const double time = t.seconds(calls_for(bytes), [&] { launch_causal_conv1d(t.context, p); });
   char what[96];
-  std::snprintf(what, sizeof what, "causalConv1d %s%s %ldx%ldx%ld", channels ? "bld" : "bdl",
+  std::snprintf(what, sizeof what, "causalConv1d %s %s%s %ldx%ldx%ld", name_of(dtype), channels ? "bld" : "bdl",
                 unaligned ? " unaligned" : "", static_cast<long>(b), static_cast<long>(d), static_cast<long>(L));
   t.report(what, bytes, time);
   t.release();
@@ -185,12 +185,13 @@ int main() {
     t.report("copy", 2.0 * (1 << 30), time);
     t.release();
   }
-  for (const bool unaligned : {false, true})
-    for (const bool channels : {false, true}) {
-      convolution(t, 8, 5120, 2048, channels, unaligned);
-      convolution(t, 1, 5120, 65536, channels, unaligned);
-      convolution(t, 1, 1536, 2048, channels, unaligned);
-    }
+  for (const DType dtype : {DType::float32, DType::bfloat16})
+    for (const bool unaligned : {false, true})
+      for (const bool channels : {false, true}) {
+        convolution(t, 8, 5120, 2048, channels, unaligned, dtype);
+        convolution(t, 1, 5120, 65536, channels, unaligned, dtype);
+        convolution(t, 1, 1536, 2048, channels, unaligned, dtype);
+      }
   constexpr DType f32 = DType::float32, bf16 = DType::bfloat16;
   for (const auto& [x, state] : {std::pair{f32, f32}, std::pair{bf16, f32}, std::pair{bf16, bf16}}) {
     for (const int64_t d : {1536, 5120})
