@@ -204,8 +204,8 @@ export function flashAttentionVarlen(
  * q (b, sq, hq, d), kCache (B, S, hk, d), vCache (B, S, hk, dv), or with `blockTable` pages (pages, page, hk, d) of a multiple
  * of 16 keys. Row r has slot r, or `cacheBatchIdx`[r]; of it the keys from `leftPad`[r] on, cacheSeqlens[r] of them (counted
  * from the slot's beginning) and the new ones. A query's place is that of the key that is as far from the last: the last query
- * is at the last key. With rotaryCos and rotarySin a query is rotated by its place if it is causal or has a window, else all of
- * them by cacheSeqlens.
+ * is at the last key. With rotaryCos and rotarySin new keys are rotated by their place, and query i by cacheSeqlens + i if it
+ * is causal or has a window, else by cacheSeqlens.
  *
  * Caches have q's dtype, or int8 with `kScale` and `vScale`: new keys are then stored as round(127·x / max|x|) with the scale
  * max|x| / 127, one for each key and head, and multiplied by it as they are read. The cache's rows are kept in place: for a slot

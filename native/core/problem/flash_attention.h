@@ -46,8 +46,9 @@ struct FlashAttention : Problem {
   View batch_idx;     // (n) int32, may be absent
   View left_pad;      // (n) int32, may be absent: the first so many keys of the slot do not count
   // (positions, r / 2) of any floating-point dtype, may be absent. The first r elements of a new key are rotated by its
-  // place in the slot, and of query i by place p_i where a side of the window is bounded, else by used_k: pairs
-  // (x, y) become (x cos - y sin, x sin + y cos); pairs are (2c, 2c + 1) if interleaved, else (c, c + r / 2).
+  // place in the slot, used_k and on, and those of query i by used_k + i where a side of the window is bounded, else by
+  // used_k: pairs (x, y) become (x cos - y sin, x sin + y cos); pairs are (2c, 2c + 1) if interleaved, else
+  // (c, c + r / 2). A rotated query is not rounded, a new key is, as it is stored.
   View rotary_cos, rotary_sin;
   View alibi_slopes;  // (n, hq), stride 0 over n where they came as (hq); may be absent
   View sinks;         // (hq), may be absent

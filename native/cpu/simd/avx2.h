@@ -28,6 +28,12 @@ SEQMIX_VERB __m128i narrowed(vf v, const Brain*) {
   const __m256i r = _mm256_blendv_epi8(rounded, _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
   return _mm256_castsi256_si128(_mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08));
 }
+SEQMIX_VERB vf load(const int8_t* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadu_si64(p))); }
+SEQMIX_VERB vf load_head(const int8_t* p, int64_t n) {
+  int8_t buffer[W] = {};
+  __builtin_memcpy(buffer, p, static_cast<std::size_t>(n));
+  return load(buffer);
+}
 template <class T>
 SEQMIX_VERB vf load(const T* p) {
   return widened(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(p)), p);

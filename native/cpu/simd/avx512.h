@@ -25,6 +25,12 @@ SEQMIX_VERB __m256i narrowed(vf v, const Brain*) {
   const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
   return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
 }
+SEQMIX_VERB vf load(const int8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i_u*>(p))));
+}
+SEQMIX_VERB vf load_head(const int8_t* p, int64_t n) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(head(n), p)));
+}
 template <class T>
 SEQMIX_VERB vf load(const T* p) {
   return widened(_mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(p)), p);

@@ -26,6 +26,15 @@ SEQMIX_VERB void store_head(float* p, vf v, int64_t n) {
     if (i < n) p[i] = v[i];
 }
 
+SEQMIX_VERB vf load(const int8_t* p) {
+  return vf{static_cast<float>(p[0]), static_cast<float>(p[1]), static_cast<float>(p[2]), static_cast<float>(p[3])};
+}
+SEQMIX_VERB vf load_head(const int8_t* p, int64_t n) {
+  vf v{};
+  for (int i = 0; i < W; i++)
+    if (i < n) v[i] = static_cast<float>(p[i]);
+  return v;
+}
 template <class T>
 SEQMIX_VERB vf load(const T* p) {
   return vf{widen(p[0]), widen(p[1]), widen(p[2]), widen(p[3])};

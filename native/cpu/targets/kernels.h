@@ -24,6 +24,11 @@
 #include "cpu/kernels/ssd_quadratic.h"
 #include "cpu/kernels/ssd_table.h"
 #include "cpu/kernels/ssd_chunk_scan.h"
+#include "cpu/kernels/attention_keys.h"
+#include "cpu/kernels/attention_append.h"
+#include "cpu/kernels/attention_tiles.h"
+#include "cpu/kernels/attention_few.h"
+#include "cpu/kernels/flash_attention.h"
 #include "cpu/kernels/ceilings.h"
 // clang-format on
 
@@ -48,9 +53,9 @@ static const Target target = {
         selective_state_update_kernel,
         ssd_chunk_scan_kernel,
         increment_kernel,
-        nullptr,
-        nullptr,
-        nullptr,
+        flash_attention_kernel,
+        flash_attention_kernel,
+        flash_attention_kernel,
     },
     fma_loop,
     read_loop,

@@ -7,6 +7,7 @@
 
 #include "core/problem/causal_conv1d.h"
 #include "core/problem/elementwise.h"
+#include "core/problem/flash_attention.h"
 #include "core/problem/increment.h"
 #include "core/problem/rows.h"
 #include "core/problem/selective_scan.h"
