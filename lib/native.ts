@@ -150,7 +150,9 @@ export interface Native {
   embedding(ids: Handle, table: Handle, dtype: number): Handle
   silu(x: Handle): Handle
   add(a: Handle, b: Handle): Handle
-  mul(a: Handle, b: Handle): Handle
+  mul(a: Handle, b: Handle, activation: number): Handle
+  gelu(x: Handle, tanh: boolean): Handle
+  rotary(x: Handle, cos: Handle, sin: Handle, positions: Optional, interleaved: boolean): Handle
   flashAttention(q: Handle, k: Handle, v: Handle, ...scores: Scores): Handle | [Handle, Handle]
   flashAttentionVarlen(
     q: Handle,

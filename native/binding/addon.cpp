@@ -29,6 +29,8 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   define<flash_attention_varlen>(exports, "flashAttentionVarlen");
   define<flash_attention_with_kv_cache>(exports, "flashAttentionWithKvCache");
   define<increment>(exports, "increment");
+  define<gelu>(exports, "gelu");
+  define<rotary>(exports, "rotary");
   return exports;
 }
 }  // namespace

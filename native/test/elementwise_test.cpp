@@ -1,5 +1,6 @@
 // silu, add, mul, fill and copy: every layout, every pair of dtypes, exactly.
 #include "core/problem/elementwise.h"
+#include "core/problem/rotary.h"
 #include "test/cpu.h"
 
 namespace seqmix::test {
@@ -50,6 +51,66 @@ TEST(silu) {
           for (double& v : want) v = v / (1 + std::exp(-v));
           run_everywhere(std::string("silu of ") + name_of(dtype), p, {&out},
                          [&](const std::string& where, const Outcome&) { expect_close(where, out, want); });
+        }
+}
+
+TEST(gelu) {
+  for (const DType dtype : kFloats)
+    for (const int64_t n : {16, 37, 20000})
+      for (const int64_t gap : {0, 3})
+        for (const bool tanh : {false, true}) {
+          const Array x = numbers(dtype, {3, n}, -6, 6, {{}, gap});
+          Gelu p;
+          p.x = x.view;
+          p.tanh = tanh;
+          p.validate();
+          Array out(dtype, {3, n});
+          p.out = out.view;
+          std::vector<double> want = x.values();
+          for (double& v : want)
+            v = tanh ? v / (1 + std::exp(-std::sqrt(8 / M_PI) * (v + 0.044715 * v * v * v)))
+                     : v * std::erfc(-v / std::sqrt(2.0)) / 2;
+          run_everywhere(std::string("gelu of ") + name_of(dtype), p, {&out},
+                         [&](const std::string& where, const Outcome&) { expect_close(where, out, want); });
+        }
+}
+
+// x (2, 5, 3, d), any d, each pair by itself; one position that is no row of the tables.
+TEST(rotary) {
+  for (const DType dtype : kFloats)
+    for (const int64_t d : {2, 9, 64, 80})
+      for (const bool interleaved : {false, true})
+        for (const int64_t gap : {0, 3}) {
+          const int64_t half = d == 80 ? 17 : d / 2, rows = 7;
+          const Array x = numbers(dtype, {2, 5, 3, d}, -2, 2, {{}, gap});
+          const Array cos = numbers(DType::float32, {rows, half}), sin = numbers(DType::float32, {rows, half});
+          Array positions(DType::int32, {2, 5});
+          for (int64_t i = 0; i < 10; i++) positions.i32(i) = static_cast<int32_t>(i == 6 ? rows : i % rows);
+          Rotary p;
+          p.x = x.view;
+          p.cos = cos.view;
+          p.sin = sin.view;
+          p.positions = positions.view;
+          p.interleaved = interleaved;
+          p.validate();
+          Array out(dtype, {2, 5, 3, d});
+          p.out = out.view;
+          std::vector<double> want = x.values();
+          for (int64_t head = 0; head < 30; head++)
+            for (int64_t c = 0; c < half; c++) {
+              const int64_t row = positions.i32(head / 3), i = head * d + (interleaved ? 2 * c : c);
+              const int64_t j = interleaved ? i + 1 : i + half;
+              if (row == rows) continue;
+              const double u = want[i], v = want[j];
+              want[i] = u * cos.at(row * half + c) - v * sin.at(row * half + c);
+              want[j] = u * sin.at(row * half + c) + v * cos.at(row * half + c);
+            }
+          for (int64_t i = 0; i < 3 * d; i++) want[6 * 3 * d + i] = 0;
+          run_everywhere(std::string("rotary of ") + name_of(dtype), p, {&out},
+                         [&](const std::string& where, const Outcome& outcome) {
+                           expect_close(where, out, want);
+                           EXPECT(index_error_op(outcome.index_error) == Op::rotary, where);
+                         });
         }
 }
 

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { add, mul, silu } from '../../lib/index.js'
+import { add, gelu, mul, silu, tensor } from '../../lib/index.js'
 import { NDArray } from '../reference/array.js'
 import * as reference from '../reference/elementwise.js'
 import { expectClose } from '../support/close.js'
@@ -73,6 +73,79 @@ describeOp('silu', () => {
   test.each([[[0]], [[2, 0, 3]], [[]]])('shape %j', async (shape) => {
     const x = new NDArray(shape).map(() => 1.5)
     expectClose(await take(silu(put(x))), reference.silu(x), { on })
+  })
+})
+
+describeOp('gelu', () => {
+  const forms = { none: reference.gelu, tanh: reference.geluTanh }
+  const approximations = ['none', 'tanh'] as const
+
+  test.each(
+    pairwise({ shape: shapes, layout: layouts, dtype: floatTypes, approximate: approximations }).map((c) => ({
+      ...c,
+      name: describeCase({ ...c, shape: c.shape.join('x') }),
+    })),
+  )('$name', async ({ shape, layout, dtype, approximate, name }) => {
+    const x = rounded(new Random(name).normal(shape, 3), dtype)
+    const out = gelu(place(x, layout, dtype), { approximate })
+    expectKernel('gelu')
+    expectClose(await take(out), forms[approximate](x), { on, dtype })
+  })
+
+  test.each(approximations)('each of many values to its own size, and the ends: %s', async (approximate) => {
+    const x = new NDArray([4001, 1]).map((_, i) => Math.fround((i - 2000) / 200))
+    const [got, want] = [await take(gelu(put(x), { approximate })), forms[approximate](x)]
+    // The exponent of what is small is itself rounded, relative to its size.
+    for (let i = 0; i < x.size; i++)
+      if (Math.abs(want.data[i]!) > 1e-36)
+        expect(Math.abs(got.data[i]! / want.data[i]! - 1)).toBeLessThan(1e-6 + x.data[i]! ** 2 * 1.5e-7)
+    const ends = await take(gelu(put(new NDArray([7], [-Infinity, -3e38, -1000, 0, 1000, 3e38, NaN])), { approximate }))
+    for (const i of [0, 1, 2]) expect(Math.abs(ends.data[i]!)).toBeLessThan(1e-36)
+    expect(Array.from(ends.data).slice(3)).toEqual([0, 1000, Math.fround(3e38), NaN])
+    expect(await gelu([Infinity], { approximate }).data()).toEqual(Float32Array.of(Infinity))
+  })
+
+  test('options', () => {
+    expect(() => gelu([1], { approximate: 'tan' as 'tanh' })).toThrow(
+      "approximate: expected 'none' or 'tanh', got 'tan'",
+    )
+    expect(() => gelu([1], { aproximate: 'tanh' } as never)).toThrow('options: expected approximate, got aproximate')
+    expect(() => gelu(tensor([1], { dtype: 'int32' }))).toThrow(expect.objectContaining({ code: 'ERR_DTYPE' }))
+  })
+})
+
+describeOp('mul with an activation', () => {
+  const forms = { silu: reference.silu, gelu: reference.gelu, gelu_tanh: reference.geluTanh }
+  const gates = ['silu', 'gelu', 'gelu_tanh'] as const
+  const pairs = [
+    ['7', '7'],
+    ['33x65', '33x65'],
+    ['40000', '40000'],
+    ['5x16', '1'],
+    ['1', '33'],
+    ['5x1', '1x16'],
+    ['3x4x17', '4x1'],
+    ['64x100', '100'],
+  ] as const
+  const grid = pairwise({ activation: gates, shapes: pairs, a: layouts, b: layouts, dtype: floatTypes })
+  test.each(grid.map((c) => ({ c, name: describeCase({ ...c, shapes: c.shapes.join(' and ') }) })))(
+    '$name',
+    async ({ c, name }) => {
+      const random = new Random(name)
+      const [a, b] = c.shapes.map((s) => rounded(random.normal(s.split('x').map(Number), 2), c.dtype)) as [
+        NDArray,
+        NDArray,
+      ]
+      const out = mul(place(a, c.a, c.dtype), place(b, c.b, c.dtype), { activation: c.activation })
+      expectKernel('mul')
+      expectClose(await take(out), reference.mul(forms[c.activation](a), b), { on, dtype: c.dtype })
+    },
+  )
+
+  test('an activation that it does not have', () => {
+    expect(() => mul([1], [1], { activation: 'relu' as 'silu' })).toThrow(
+      "activation: expected null, 'silu', 'gelu' or 'gelu_tanh', got 'relu'",
+    )
   })
 })
 

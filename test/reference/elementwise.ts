@@ -5,6 +5,35 @@ export function silu(x: NDArray): NDArray {
   return x.map((v) => siluOf(v))
 }
 
+/** x Φ(x), Φ(x) = erfc(−x/√2) / 2. */
+export function gelu(x: NDArray): NDArray {
+  return x.map((v) => (v === -Infinity ? 0 : v * (erfc(-v / Math.SQRT2) / 2)))
+}
+
+export function geluTanh(x: NDArray): NDArray {
+  return x.map((v) => {
+    const u = Math.sqrt(2 / Math.PI) * (v + 0.044715 * v ** 3)
+    return v === -Infinity ? 0 : v / (1 + Math.exp(-2 * u)) // (1 + tanh u) / 2, without loss where tanh is near −1
+  })
+}
+
+/** 2/√π ∫ e^−t² from x to infinity, by its series near 0 and its continued fraction elsewhere. */
+export function erfc(x: number): number {
+  if (Number.isNaN(x)) return NaN
+  if (x < 0) return 2 - erfc(-x)
+  if (x < 2) {
+    let [term, sum] = [x, x]
+    for (let n = 1; n < 60; n++) {
+      term *= -(x * x) / n
+      sum += term / (2 * n + 1)
+    }
+    return 1 - (2 / Math.sqrt(Math.PI)) * sum
+  }
+  let fraction = x
+  for (let n = 120; n > 0; n--) fraction = x + n / 2 / fraction
+  return Math.exp(-x * x) / Math.sqrt(Math.PI) / fraction
+}
+
 export function add(a: NDArray, b: NDArray): NDArray {
   return broadcast(a, b, (x, y) => x + y)
 }

@@ -18,10 +18,24 @@ Napi::Value silu(const Napi::CallbackInfo& info) {
   return call.run(p);
 }
 
+// (x, tanh)
+Napi::Value gelu(const Napi::CallbackInfo& info) {
+  Call call(info);
+  Gelu p;
+  p.x = call.tensor(0, "x");
+  p.tanh = call.flag(1);
+  p.validate();
+  call.allocate(p.out);
+  View* const views[] = {&p.out, &p.x};
+  collapse(views, 2);
+  return call.run(p);
+}
+
 namespace {
 Napi::Value binary(const Napi::CallbackInfo& info, Op op) {
   Call call(info);
   Binary p(op);
+  if (op == Op::mul) p.activation = static_cast<Activation>(call.whole(2));
   p.a = call.tensor(0, "a");
   p.b = call.tensor(1, "b");
   p.validate();
@@ -34,6 +48,7 @@ Napi::Value binary(const Napi::CallbackInfo& info, Op op) {
 
 // (a, b)
 Napi::Value add(const Napi::CallbackInfo& info) { return binary(info, Op::add); }
+// (a, b, activation)
 Napi::Value mul(const Napi::CallbackInfo& info) { return binary(info, Op::mul); }
 
 }  // namespace seqmix::binding

@@ -17,6 +17,8 @@ Napi::Value rms_norm(const Napi::CallbackInfo& info);
 Napi::Value linear(const Napi::CallbackInfo& info);
 Napi::Value embedding(const Napi::CallbackInfo& info);
 Napi::Value silu(const Napi::CallbackInfo& info);
+Napi::Value gelu(const Napi::CallbackInfo& info);
+Napi::Value rotary(const Napi::CallbackInfo& info);
 Napi::Value add(const Napi::CallbackInfo& info);
 Napi::Value mul(const Napi::CallbackInfo& info);
 Napi::Value flash_attention(const Napi::CallbackInfo& info);

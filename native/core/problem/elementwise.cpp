@@ -16,6 +16,12 @@ void Silu::validate() {
   work = 1.0 * x.size() * 12;
 }
 
+void Gelu::validate() {
+  expect_float("x", x);
+  out = dense_like(x, x.dtype);
+  work = 1.0 * x.size() * 20;
+}
+
 void Binary::validate() {
   expect_float("a", a);
   expect_same_dtype("b", b, a, "as a has");
@@ -28,7 +34,7 @@ void Binary::validate() {
   a = broadcast_to(a, shape, rank);
   b = broadcast_to(b, shape, rank);
   out = as_a ? dense_like(a, a.dtype) : as_b ? dense_like(b, b.dtype) : dense(a.dtype, shape, rank);
-  work = 1.0 * out.size();
+  work = 1.0 * out.size() * (activation == Activation::none ? 1 : 20);
 }
 
 }  // namespace seqmix

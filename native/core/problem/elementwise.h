@@ -26,9 +26,19 @@ struct Silu : Problem {
   void validate();
 };
 
-// add and mul, with NumPy's broadcasting: a repeated operand has stride 0.
+// x Φ(x), Φ the normal distribution's (Hendrycks and Gimpel, 2016); or with `tanh`, as many models were trained with
+// it, x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2.
+struct Gelu : Problem {
+  View x, out;
+  bool tanh = false;
+  Gelu() : Problem(Op::gelu, sizeof(Gelu)) {}
+  void validate();
+};
+
+// add and mul, with NumPy's broadcasting: a repeated operand has stride 0. mul may take an activation of a first.
 struct Binary : Problem {
   View a, b, out;
+  Activation activation = Activation::none;  // mul's only
   explicit Binary(Op o) : Problem(o, sizeof(Binary)) {}
   void validate();
 };

@@ -25,6 +25,8 @@ const char* name_of(Op op) {
       "flashAttention",
       "flashAttentionVarlen",
       "flashAttentionWithKvCache",
+      "gelu",
+      "rotary",
   };
   return static_cast<int>(op) < kOps ? names[static_cast<int>(op)] : "unknown op";
 }

@@ -34,6 +34,8 @@ enum class Op : uint32_t {
   flash_attention,
   flash_attention_varlen,
   flash_attention_with_kv_cache,
+  gelu,
+  rotary,
   count
 };
 constexpr int kOps = static_cast<int>(Op::count);
@@ -60,6 +62,6 @@ SEQMIX_HD SEQMIX_INLINE constexpr uint64_t index_error_at(uint64_t word, uint64_
 constexpr Op index_error_op(uint64_t word) { return static_cast<Op>(word & 0x7f); }
 constexpr uint64_t index_error_sequence(uint64_t word) { return word >> 8; }
 
-enum class Activation : uint32_t { none, silu };
+enum class Activation : uint32_t { none, silu, gelu, gelu_tanh };
 
 }  // namespace seqmix

@@ -1,5 +1,5 @@
-// silu, add, mul, fill: one pass over memory. All views have one shape and any strides; the last dimension is the inner
-// loop, the others are counted through as rows. Work is cut into runs of about 16K elements. Floor: the bytes.
+// silu, gelu, add, mul, fill: one pass over memory. All views have one shape and any strides; the last dimension is the
+// inner loop, the others are counted through as rows. Work is cut into runs of about 16K elements. Floor: the bytes.
 
 constexpr int64_t kRun = 16384;
 
@@ -18,24 +18,45 @@ inline void for_each_run(Context& context, const View& v, const F& body) {
 
 SEQMIX_VERB int64_t last_stride(const View& v) { return v.rank ? v.stride[v.rank - 1] : 1; }
 
-static void silu_kernel(Context& context, const Problem& problem) {
-  const auto& p = static_cast<const Silu&>(problem);
-  context.kernel = SEQMIX_KERNEL("silu");
-  const int64_t sx = last_stride(p.x), so = last_stride(p.out);
-  with_float(p.out.dtype, [&](auto kind) {
+struct SiluOf {
+  SEQMIX_VERB static vf of(vf x) { return silu(x); }
+};
+struct GeluOf {
+  SEQMIX_VERB static vf of(vf x) { return gelu(x); }
+};
+struct GeluTanhOf {
+  SEQMIX_VERB static vf of(vf x) { return gelu_tanh(x); }
+};
+
+template <class Function>
+inline void unary(Context& context, const View& from, const View& to) {
+  const int64_t sx = last_stride(from), so = last_stride(to);
+  with_float(to.dtype, [&](auto kind) {
     using T = decltype(kind);
-    for_each_run(context, p.out, [&](int64_t row, int64_t begin, int64_t end) {
-      const T* const x = pointer<T>(p.x) + row_offset(p.x, row);
-      T* const out = pointer<T>(p.out) + row_offset(p.out, row);
+    for_each_run(context, to, [&](int64_t row, int64_t begin, int64_t end) {
+      const T* const x = pointer<T>(from) + row_offset(from, row);
+      T* const out = pointer<T>(to) + row_offset(to, row);
       int64_t i = begin;
       if (so == 1 && sx == 1)
-        for (; i + W <= end; i += W) store(out + i, silu(load(x + i)));
+        for (; i + W <= end; i += W) store(out + i, Function::of(load(x + i)));
       for (; i < end; i += W) {
         const int64_t n = least(W, end - i);
-        scatter(out + i * so, so, silu(gather(x + i * sx, sx, n)), n);
+        scatter(out + i * so, so, Function::of(gather(x + i * sx, sx, n)), n);
       }
     });
   });
+}
+
+static void silu_kernel(Context& context, const Problem& problem) {
+  const auto& p = static_cast<const Silu&>(problem);
+  context.kernel = SEQMIX_KERNEL("silu");
+  unary<SiluOf>(context, p.x, p.out);
+}
+
+static void gelu_kernel(Context& context, const Problem& problem) {
+  const auto& p = static_cast<const Gelu&>(problem);
+  context.kernel = SEQMIX_KERNEL("gelu");
+  p.tanh ? unary<GeluTanhOf>(context, p.x, p.out) : unary<GeluOf>(context, p.x, p.out);
 }
 
 struct Sum {
@@ -72,14 +93,39 @@ inline void binary(Context& context, const Binary& p) {
   });
 }
 
+// out = f(a) b, the product rounded once.
+template <class Function>
+inline void gated(Context& context, const Binary& p) {
+  const int64_t sa = last_stride(p.a), sb = last_stride(p.b), so = last_stride(p.out);
+  with_float(p.out.dtype, [&](auto kind) {
+    using T = decltype(kind);
+    for_each_run(context, p.out, [&](int64_t row, int64_t begin, int64_t end) {
+      const T* const a = pointer<T>(p.a) + row_offset(p.a, row);
+      const T* const b = pointer<T>(p.b) + row_offset(p.b, row);
+      T* const out = pointer<T>(p.out) + row_offset(p.out, row);
+      int64_t i = begin;
+      if (so == 1 && sa == 1 && sb == 1)
+        for (; i + W <= end; i += W) store(out + i, Function::of(load(a + i)) * load(b + i));
+      for (; i < end; i += W) {
+        const int64_t n = least(W, end - i);
+        scatter(out + i * so, so, Function::of(gather(a + i * sa, sa, n)) * gather(b + i * sb, sb, n), n);
+      }
+    });
+  });
+}
+
 static void add_kernel(Context& context, const Problem& problem) {
   context.kernel = SEQMIX_KERNEL("add");
   binary<Sum>(context, static_cast<const Binary&>(problem));
 }
 
 static void mul_kernel(Context& context, const Problem& problem) {
+  const auto& p = static_cast<const Binary&>(problem);
   context.kernel = SEQMIX_KERNEL("mul");
-  binary<Product>(context, static_cast<const Binary&>(problem));
+  if (p.activation == Activation::silu) return gated<SiluOf>(context, p);
+  if (p.activation == Activation::gelu) return gated<GeluOf>(context, p);
+  if (p.activation == Activation::gelu_tanh) return gated<GeluTanhOf>(context, p);
+  binary<Product>(context, p);
 }
 
 static void fill_kernel(Context& context, const Problem& problem) {

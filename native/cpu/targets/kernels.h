@@ -4,6 +4,7 @@
 #include "cpu/kernels/common.h"
 #include "cpu/kernels/elementwise.h"
 #include "cpu/kernels/increment.h"
+#include "cpu/kernels/rotary.h"
 #include "cpu/kernels/convert.h"
 #include "cpu/kernels/copy.h"
 #include "cpu/kernels/rows.h"
@@ -56,6 +57,8 @@ static const Target target = {
         flash_attention_kernel,
         flash_attention_kernel,
         flash_attention_kernel,
+        gelu_kernel,
+        rotary_kernel,
     },
     fma_loop,
     read_loop,

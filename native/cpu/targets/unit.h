@@ -9,6 +9,7 @@
 #include "core/problem/elementwise.h"
 #include "core/problem/flash_attention.h"
 #include "core/problem/increment.h"
+#include "core/problem/rotary.h"
 #include "core/problem/rows.h"
 #include "core/problem/selective_scan.h"
 #include "core/problem/selective_state_update.h"

@@ -26,6 +26,8 @@ Launcher launcher_of(Op op) {
       launch_flash_attention,
       launch_flash_attention,
       launch_flash_attention,
+      launch_gelu,
+      launch_rotary,
   };
   return launchers[static_cast<int>(op)];
 }

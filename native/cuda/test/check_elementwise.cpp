@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "core/problem/elementwise.h"
+#include "core/problem/rotary.h"
 #include "cuda/test/harness.h"
 
 namespace seqmix::test {
@@ -75,6 +76,80 @@ void check_silu() {
       }
 }
 
+double gelu(double x, bool tanh) {
+  return tanh ? x / (1 + std::exp(-std::sqrt(8 / M_PI) * (x + 0.044715 * x * x * x)))
+              : x * std::erfc(-x / std::sqrt(2.0)) / 2;
+}
+
+void check_gelu() {
+  for (const Shape& shape : {Shape{1}, Shape{7, 33}, Shape{4, 1024}})
+    for (const Layout layout : layouts)
+      for (const DType dtype : kFloats)
+        for (const bool tanh : {false, true}) {
+          Array x = uniform(shape, -6, 6, layout, dtype);
+          Gelu p;
+          p.x = x.view();
+          p.tanh = tanh;
+          p.validate();
+          Array out(p.out);
+          p.out = out.view();
+          View* const views[] = {&p.x, &p.out};
+          collapse(views, 2);
+          device.run(p);
+          std::vector<double> want;
+          for (const double v : x.values()) want.push_back(gelu(v, tanh));
+          expect_close("gelu", out, want, 1e-6);
+        }
+}
+
+void check_gated(Activation activation, DType dtype, Layout layout) {
+  Array a = uniform({37, 40}, -6, 6, layout, dtype), b = uniform({37, 40}, -2, 2, layout, dtype);
+  Binary p(Op::mul);
+  p.a = a.view();
+  p.b = b.view();
+  p.activation = activation;
+  p.validate();
+  Array out(p.out);
+  p.out = out.view();
+  View* const views[] = {&p.a, &p.b, &p.out};
+  collapse(views, 3);
+  device.run(p);
+  std::vector<double> want;
+  for (size_t i = 0; i < a.values().size(); i++) {
+    const double x = a.values()[i];
+    want.push_back((activation == Activation::silu ? silu(x) : gelu(x, activation == Activation::gelu_tanh)) *
+                   b.values()[i]);
+  }
+  expect_close("gated mul", out, want, 1e-6);
+}
+
+void check_rotary(const Shape& x_shape, int64_t half, DType dtype, DType table, Layout layout, bool interleaved) {
+  const int64_t b = x_shape[0], L = x_shape[1], h = x_shape[2], d = x_shape[3], rows = L + 3;
+  Array x = uniform(x_shape, -2, 2, layout, dtype);
+  Array cos = uniform({rows, half}, -1, 1, layout, table), sin = uniform({rows, half}, -1, 1, layout, table);
+  Array positions = integers(DType::int32, {b, L}, 0, rows - 1);
+  Rotary p;
+  p.x = x.view();
+  p.cos = cos.view();
+  p.sin = sin.view();
+  p.positions = positions.view();
+  p.interleaved = interleaved;
+  p.validate();
+  Array out(p.out);
+  p.out = out.view();
+  device.run(p);
+  std::vector<double> want = x.values();
+  for (int64_t t = 0; t < b * L; t++)
+    for (int64_t i = 0; i < h * half; i++) {
+      const int64_t c = i % half, at = (t * h + i / half) * d, row = static_cast<int64_t>(positions.values()[t]);
+      const int64_t first = at + (interleaved ? 2 * c : c), second = at + (interleaved ? 2 * c + 1 : c + half);
+      const double u = x.values()[first], v = x.values()[second];
+      want[first] = u * cos.at({row, c}) - v * sin.at({row, c});
+      want[second] = u * sin.at({row, c}) + v * cos.at({row, c});
+    }
+  expect_close(std::string("rotary ") + name_of(dtype), out, want, 1e-6);
+}
+
 // A sum or product of float32 is right to the last bit; of 16 bits too, since float32 has twice their digits and two.
 void check_binary(Op op, DType dtype, const Shape& a_shape, const Shape& b_shape, Layout layout) {
   Array a = uniform(a_shape, -2, 2, layout, dtype), b = uniform(b_shape, -2, 2, layout, dtype);
@@ -110,6 +185,18 @@ void check_binary(Op op, DType dtype, const Shape& a_shape, const Shape& b_shape
 void check_elementwise() {
   check_copies();
   check_silu();
+  check_gelu();
+  for (const Activation activation : {Activation::silu, Activation::gelu, Activation::gelu_tanh})
+    for (const DType dtype : kFloats)
+      for (const Layout layout : layouts) check_gated(activation, dtype, layout);
+  for (const DType dtype : kFloats)
+    for (const DType table : kFloats)
+      for (const Layout layout : layouts)
+        for (const bool interleaved : {false, true}) {
+          check_rotary({2, 7, 4, 64}, 32, dtype, table, layout, interleaved);
+          check_rotary({1, 33, 3, 128}, 16, dtype, table, layout, interleaved);
+          check_rotary({3, 5, 2, 21}, 5, dtype, table, layout, interleaved);
+        }
   for (const Op op : {Op::add, Op::mul})
     for (const Layout layout : layouts)
       for (const DType dtype : kFloats) {

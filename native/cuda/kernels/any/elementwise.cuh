@@ -11,6 +11,17 @@ namespace seqmix::cuda {
 struct SiluOf {
   __device__ __forceinline__ float operator()(float x) const { return silu(x); }
 };
+struct GeluOf {
+  __device__ __forceinline__ float operator()(float x) const { return gelu(x); }
+};
+struct GeluTanhOf {
+  __device__ __forceinline__ float operator()(float x) const { return gelu_tanh(x); }
+};
+// F(a) b
+template <class F>
+struct GateOf {
+  __device__ __forceinline__ float operator()(float a, float b) const { return F()(a) * b; }
+};
 struct AddOf {
   __device__ __forceinline__ float operator()(float a, float b) const { return a + b; }
 };

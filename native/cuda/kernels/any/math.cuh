@@ -10,6 +10,17 @@ namespace seqmix::cuda {
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
 
+// x Φ(x)
+__device__ __forceinline__ float gelu(float x) {
+  const float y = x * normcdff(x);
+  return x == -INFINITY ? -0.0f : y;
+}
+// x (1 + tanh(u / 2)) / 2 = x / (1 + e^-u), u = √(8/π) (x + 0.044715 x³)
+__device__ __forceinline__ float gelu_tanh(float x) {
+  const float u = x * fmaf(x * x, 0.0713548163f, 1.5957691216f);
+  return x == -INFINITY ? -0.0f : x / (1.0f + expf(-u));
+}
+
 __device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
 
 constexpr float kLog2E = 1.4426950408889634f;
