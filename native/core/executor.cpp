@@ -1,5 +1,7 @@
 #include "core/executor.h"
 
+#include <algorithm>
+
 namespace seqmix {
 
 Executor::Executor(void* owner) : owner_(owner) {
@@ -20,28 +22,29 @@ void Executor::work() {
     Item& item = items_[at % kSlots];
     item.act(owner_, item.payload);
     head_.store(at + 1);
-    if (waiting_.load() > 0) {
+    if (at + 1 >= wanted_.load()) {
       const std::lock_guard lock(mutex_);
+      wanted_ = kNobody;
       news_.notify_all();
     }
   }
 }
 
-void Executor::wait_for(uint64_t done) {
-  for (int i = 0; i < kSpins; i++) {
-    if (head_.load() >= done) return;
-    spin_pause();
-  }
+void Executor::wait_for(uint64_t done, int spins) {
+  for (int i = 0; i < spins && head_.load() < done; i++) spin_pause();
+  if (head_.load() >= done) return;
   std::unique_lock lock(mutex_);
-  waiting_++;
-  news_.wait(lock, [&] { return head_.load() >= done || closed_; });
-  waiting_--;
+  news_.wait(lock, [&] {
+    wanted_ = std::min(wanted_.load(), done);
+    return head_.load() >= done || closed_;
+  });
 }
 
 void Executor::post(Act act, const void* payload, size_t bytes) {
   if (closed_) return;
   const uint64_t at = tail_.load(std::memory_order_relaxed);
-  if (at - head_.load(std::memory_order_acquire) >= kSlots) wait_for(at + 1 - kSlots);
+  // Asleep until half of the ring is free: what is done meanwhile may want every processor, and to wake takes time.
+  if (at - head_.load(std::memory_order_acquire) >= kSlots) wait_for(at - kSlots / 2, 0);
   Item& item = items_[at % kSlots];
   item.act = act;
   std::memcpy(item.payload, payload, bytes);
@@ -51,7 +54,7 @@ void Executor::post(Act act, const void* payload, size_t bytes) {
   news_.notify_all();
 }
 
-void Executor::wait() { wait_for(tail_.load()); }
+void Executor::wait() { wait_for(tail_.load(), kSpins); }
 
 void Executor::close(void (*drop)(void*, Act, void*)) {
   if (closed_) return;

@@ -56,6 +56,7 @@ class Executor {
  private:
   static constexpr uint64_t kSlots = 512;
   static constexpr int kSpins = 4000;
+  static constexpr uint64_t kNobody = UINT64_MAX;
 
   struct Item {
     Act act;
@@ -63,7 +64,7 @@ class Executor {
   };
 
   void work();
-  void wait_for(uint64_t done);
+  void wait_for(uint64_t done, int spins);
 
   void* const owner_;
   std::unique_ptr<Item[]> items_{new Item[kSlots]};
@@ -73,7 +74,7 @@ class Executor {
   std::mutex mutex_;
   std::condition_variable news_;  // for the executor: an item; for those who wait: one less
   std::atomic<bool> sleeping_{false}, closed_{false};
-  std::atomic<int> waiting_{0};
+  std::atomic<uint64_t> wanted_{kNobody};  // the fewest items done that somebody who sleeps waits for
   std::thread thread_;
 };
 

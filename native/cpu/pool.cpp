@@ -14,7 +14,7 @@ namespace seqmix::cpu {
 namespace {
 
 // A worker that has just worked looks for more this long before it sleeps: ops come in bursts, and waking costs more.
-constexpr int kSpins = 2000;
+constexpr int kSpins = 4000;
 
 struct Job {
   std::atomic<int64_t> next{0};
