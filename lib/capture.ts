@@ -1,5 +1,5 @@
 // A fixed sequence of ops, recorded once and run many times. On CUDA it is a CUDA graph: a run costs one launch instead of one
-// for each op. On the CPU, where an op costs little to ask for, a run calls the function again.
+// for each op. On the CPU a run is one item of the queue, and the calling thread's processor is left to the ops.
 import type { Device } from './device.js'
 import { SeqmixError, rangeError, shown, typeError } from './errors.js'
 import { type CaptureHandle, native } from './native.js'
@@ -21,10 +21,8 @@ function expectNotRecording(what: string): void {
 /** What `device.capture` returns. */
 export class Graph<I = undefined, O = unknown> {
   readonly device: Device
-  readonly #fn: (inputs: I) => O
   readonly #inputs: GraphInputs | undefined
   readonly #capture: CaptureHandle | undefined
-  #ran = false
   #result: O | undefined
   #owned: readonly Tensor[] = []
   #disposed = false
@@ -33,13 +31,11 @@ export class Graph<I = undefined, O = unknown> {
   constructor(key: symbol, device: Device, fn: (inputs: I) => O, inputs: I) {
     if (key !== made) throw new TypeError('Graph: expected to be made by device.capture(), got new')
     this.device = device
-    this.#fn = fn
     this.#inputs =
       inputs === undefined ? undefined : detached(() => mapped(inputs, 'inputs', (t, at) => own(t, at, device)))
-    if (device.type === 'cpu') return
     try {
       this.#capture = native.beginCapture(device.id)
-      this.#keep(this.#call(this.#capture))
+      this.#record(this.#capture, fn)
     } catch (error) {
       this.dispose()
       throw error
@@ -57,8 +53,7 @@ export class Graph<I = undefined, O = unknown> {
     expectNotRecording('run')
     if (this.#disposed) throw typeError('ERR_DISPOSED', 'graph', 'a live Graph', 'one that was disposed')
     if (inputs !== undefined) this.#place(inputs)
-    if (this.#capture) native.runCapture(this.#capture)
-    else this.#again()
+    native.runCapture(this.#capture!)
     return this.#result as O
   }
 
@@ -75,41 +70,19 @@ export class Graph<I = undefined, O = unknown> {
     return this.#disposed
   }
 
-  /** Calls the function, whose ops belong to this graph, on handles that it may do with as it likes. */
-  #call(capture: CaptureHandle): { result: O; kept: Tensor[] } {
+  /** Calls the function on handles that it may do with as it likes. */
+  #record(capture: CaptureHandle, fn: (inputs: I) => O): void {
     recording = true
     try {
-      return scoped('capture', () => {
+      const { result, kept } = scoped('capture', () => {
         const inputs = this.#inputs && mapped(this.#inputs, 'inputs', (t) => t.to(this.device))
-        return this.#fn(inputs as I)
+        return fn(inputs as I)
       })
+      this.#result = result
+      this.#owned = kept
     } finally {
       native.stopCapture(capture)
       recording = false
-    }
-  }
-
-  #keep({ result, kept }: { result: O; kept: Tensor[] }): void {
-    this.#ran = true
-    this.#result = result
-    this.#owned = kept
-  }
-
-  /** The function again, its results copied into those of the first call. */
-  #again(): void {
-    const capture = native.beginCapture(this.device.id)
-    const next = this.#call(capture)
-    if (!this.#ran) return this.#keep(next)
-    try {
-      const to = [...tensorsIn(this.#result, new Set())]
-      const from = [...tensorsIn(next.result, new Set())]
-      if (from.length !== to.length)
-        throw rangeError('ERR_SHAPE', 'capture', `${to.length} tensors from the function as at first`, `${from.length}`)
-      to.forEach((t, i) => {
-        if (t !== from[i] && !t.disposed) t.copyFrom(from[i]!)
-      })
-    } finally {
-      for (const t of next.kept) t.dispose()
     }
   }
 

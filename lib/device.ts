@@ -63,16 +63,16 @@ export class Device {
   }
 
   /**
-   * Records the ops of `fn`, to run them again and again for less: on CUDA a graph, launched as a whole; on the CPU, where
-   * `fn` is called at each run, the same in all but that. Nothing is computed before the first `run`.
+   * Records the ops of `fn`, to run them again and again for less: on CUDA a graph, launched as a whole; on the CPU one item
+   * of the queue. Nothing is computed before the first `run`.
    *
    * `fn` is synchronous; it takes `inputs` (a Tensor, or arrays and plain objects of them), which live in memory of the
    * graph's that `run` copies into, and may use any other tensor. What it changes in place (a cache's state) moves on at each run.
-   * What it takes from JavaScript is fixed when it is captured, but for the CPU's sake must not change: numbers, shapes, arrays
-   * (copied once). Counters and lengths that do change live in tensors: `increment`, and the `step` of `sample`.
+   * What it takes from JavaScript is fixed when it is captured: numbers, shapes, arrays (copied once). Counters and lengths
+   * that do change live in tensors: `increment`, and the `step` of `sample`.
    *
-   * Tensors that `fn` uses have to live as long as the graph does. On CUDA it keeps their memory itself, in place, and refuses
-   * an op that changes one of them while another argument shares its memory. Ops of other devices are not recorded.
+   * The memory of tensors that `fn` uses is kept, in place, as long as the graph lives; an op that changes one of them while
+   * another argument shares its memory is refused. Ops of other devices are not recorded.
    *
    * @throws ERR_UNSUPPORTED inside `fn` for what would have to wait for a result: `data()`, `dataSync()`, `to()` another
    *   device, `synchronize()`, and for another `capture()` or `run()`; ERR_OPTION for an `fn` that returns a promise

@@ -57,9 +57,9 @@ struct Backend {
   // "ex2". For benchmarks: it blocks for a moment, and takes memory and every thread.
   double (*ceiling)(int device, const char* name, Status*) = nullptr;
 
-  // Graphs; all null on the CPU. From record(graph) to record(null), run() adds to the graph and nothing is done yet,
-  // allocate() takes memory that is the graph's alone until it ends, and write() and read() fail. Memory of a live
-  // graph is released with release_to; of one that has ended with release, as any other.
+  // Graphs. From record(graph) to record(null), run() adds to the graph and nothing is done yet, allocate() takes
+  // memory that is the graph's alone until it ends, and write() and read() must not be called (on CUDA they fail).
+  // Memory of a live graph is released with release_to; of one that has ended with release, as any other.
   Graph* (*make_graph)(Queue*, Status*) = nullptr;
   void (*record)(Queue*, Graph*) = nullptr;
   void (*release_to)(Queue*, Graph*, void*, int64_t bytes) = nullptr;

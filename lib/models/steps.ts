@@ -1,9 +1,9 @@
 // One more token of every sequence: ids (b) through the network, and what is picked from the logits.
 //
-// On CUDA a step is captured: asking for its ops one by one costs the launcher more than many a GPU takes to do them. The
-// first steps are asked for as they are, so that a generation of a few tokens pays nothing for a graph (recording costs what
-// asking costs; making the graph of a large model a few milliseconds, while the device is at its first run). On the CPU
-// there is nothing to gain.
+// A step is captured: asking for its ops one by one costs a GPU's launcher more than many a GPU takes to do them, and on the
+// CPU takes a processor from those that compute. The first steps are asked for as they are, so that a generation of a few
+// tokens pays nothing for a graph (recording costs what asking costs; making the CUDA graph of a large model a few
+// milliseconds, while the device is at its first run).
 
 import { argmax, increment, sample, scope, tensor, type Graph, type Tensor } from '../index.js'
 import type { ModelCache } from './cache.js'
@@ -43,7 +43,7 @@ export class Steps {
   }
 
   private isWorthIt(n: number): boolean {
-    return this.network.device.type === 'cuda' && n > DIRECT && this.plan.maxNewTokens - n >= WORTH
+    return n > DIRECT && this.plan.maxNewTokens - n >= WORTH
   }
 
   private capture(ids: Tensor, n: number): void {

@@ -8,22 +8,19 @@ bool Buffer::stays() const { return captures > 0 || (home && home->graph); }
 
 Capture* Capture::begin(DeviceState& device) {
   expect_outside_capture(device, "capture");
-  Graph* graph = nullptr;
-  if (device.backend->make_graph) {
-    Status status;
-    graph = device.backend->make_graph(device.queue, &status);
-    throw_if(status);
-  }
+  Status status;
+  Graph* const graph = device.backend->make_graph(device.queue, &status);
+  throw_if(status);
   Capture* const c = new Capture{&device, graph, ++device.captures};
   device.references++;
   device.capture = c;
-  if (graph) device.backend->record(device.queue, graph);
+  device.backend->record(device.queue, graph);
   return c;
 }
 
 void Capture::stop() {
   if (device->capture != this) return;
-  if (graph) device->backend->record(device->queue, nullptr);
+  device->backend->record(device->queue, nullptr);
   device->capture = nullptr;
 }
 
@@ -42,7 +39,7 @@ void Capture::end() {
 void Capture::use(Storage& storage) {
   Buffer* b = storage.buffer;
   if (!graph || b->home == this || b->used_in == number) return;
-  if (b->handed_out > 0) {  // a read that is under way: the graph must not change what it fetches
+  if (b->handed_out > 0) {  // to a read that is under way, or to an array: the graph must not change what they see
     const Unrecorded now(*device);
     Buffer* const fresh = Buffer::make(*device, b->bytes, false);
     View from = dense(DType::boolean, {b->bytes}), to = from;
@@ -67,13 +64,13 @@ void Capture::drop() {
 
 Unrecorded::Unrecorded(DeviceState& device) : device_(device), capture_(device.capture) {
   if (!capture_) return;
-  if (capture_->graph) device_.backend->record(device_.queue, nullptr);
+  device_.backend->record(device_.queue, nullptr);
   device_.capture = nullptr;
 }
 
 Unrecorded::~Unrecorded() {
   if (!capture_) return;
-  if (capture_->graph) device_.backend->record(device_.queue, capture_->graph);
+  device_.backend->record(device_.queue, capture_->graph);
   device_.capture = capture_;
 }
 

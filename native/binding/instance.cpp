@@ -51,7 +51,6 @@ void free_array(napi_env, void* data, void*) { std::free(data); }
 
 }  // namespace
 
-namespace {
 napi_value copied_array(Napi::Env env, const void* from, int64_t bytes) {
   napi_value value;
   void* to = nullptr;
@@ -60,6 +59,7 @@ napi_value copied_array(Napi::Env env, const void* from, int64_t bytes) {
   return value;
 }
 
+namespace {
 // An array over memory of ours, which `release` gives back; where the engine allows none (Electron), a copy.
 napi_value external_array(Napi::Env env, void* data, int64_t bytes, napi_finalize release, void* hint) {
   napi_value value;

@@ -59,6 +59,8 @@ class Instance {
 const Backend* cuda_backend(std::string* why);
 void set_cuda_library(const std::string& path);
 
+// An ArrayBuffer with a copy of host memory.
+napi_value copied_array(Napi::Env env, const void* from, int64_t bytes);
 // An ArrayBuffer over a tensor's memory on the CPU; of few bytes, a copy.
 napi_value array_of(Napi::Env env, Buffer& buffer, int64_t offset, int64_t bytes);
 

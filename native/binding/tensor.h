@@ -80,11 +80,10 @@ struct Storage {
   }
 };
 
-// A graph, from the beginning of its recording to its end. On the CPU, which has no graphs, it only marks the time in
-// which the ops of a device are someone's to call again.
+// A graph, from the beginning of its recording to its end.
 struct Capture {
   DeviceState* device;
-  Graph* graph;     // null on the CPU, and once it has ended
+  Graph* graph;     // null once it has ended
   uint64_t number;  // of this capture on its device, from 1
   int64_t references = 1;
   std::vector<Buffer*> used{};  // from outside

@@ -3,11 +3,13 @@
 
 #include <cstdlib>
 #include <fstream>
+#include <new>
 #include <string>
 #include <system_error>
 
 #include "cpu/ceilings.h"
 #include "cpu/dispatch.h"
+#include "cpu/graph.h"
 #include "cpu/memory.h"
 #include "cpu/pool.h"
 #include "cpu/queue.h"
@@ -51,8 +53,8 @@ Queue* open(int device, Status* status) {
   return nullptr;
 }
 
-void* allocate(Queue*, int64_t bytes, Status* status) {
-  void* const memory = cpu::allocate_memory(bytes);
+void* allocate(Queue* queue, int64_t bytes, Status* status) {
+  void* const memory = cpu::queue_allocate(queue, bytes);
   if (!memory) {
     char text[128];
     std::snprintf(text, sizeof text, "cpu: expected memory for %lld bytes, got none from the system",
@@ -69,7 +71,24 @@ void write(Queue*, void* to, const void* from, int64_t bytes, Status*) {
   std::memcpy(to, from, static_cast<size_t>(bytes));
 }
 
-void run(Queue* queue, const Problem* problem, Status*) { cpu::queue_run(queue, problem); }
+// While a graph is recorded nothing may be thrown across the table: what cannot be kept is told.
+void run(Queue* queue, const Problem* problem, Status* status) {
+  try {
+    cpu::queue_run(queue, problem);
+  } catch (const std::bad_alloc&) {
+    status->set(Code::out_of_memory, "a captured graph: expected memory from the system, got none");
+  }
+}
+
+Graph* make_graph(Queue*, Status* status) {
+  Graph* const graph = new (std::nothrow) Graph;
+  if (!graph) status->set(Code::out_of_memory, "a captured graph: expected memory from the system, got none");
+  return graph;
+}
+
+void release_to(Queue*, Graph* graph, void* memory, int64_t bytes) { graph->release(memory, bytes); }
+
+void run_graph(Queue* queue, Graph* graph, uint64_t sequence, Status*) { cpu::queue_run_graph(queue, graph, sequence); }
 
 const Backend table = {
     kBackendAbi,
@@ -88,6 +107,11 @@ const Backend table = {
     cpu::queue_last_kernel,
     cpu::pool_set_threads,
     cpu::ceiling,
+    make_graph,
+    cpu::queue_record,
+    release_to,
+    run_graph,
+    cpu::queue_end_graph,
 };
 
 }  // namespace

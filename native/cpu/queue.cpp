@@ -11,6 +11,7 @@
 #include "core/problem/ssd_chunk_scan.h"
 #include "cpu/context.h"
 #include "cpu/dispatch.h"
+#include "cpu/graph.h"
 #include "cpu/memory.h"
 #include "cpu/pool.h"
 
@@ -36,6 +37,11 @@ struct Notice {
   void* context;
 };
 
+struct GraphRun {
+  Graph* graph;
+  uint64_t sequence;
+};
+
 }  // namespace
 
 struct Queue {
@@ -43,6 +49,7 @@ struct Queue {
   uint64_t index_error = 0;  // atomic in all that touches it: kernels set it while the caller may be taking it
   std::atomic<const char*> last_kernel{""};
   std::vector<Block> scratch;  // of the problem that runs
+  Graph* recording = nullptr;  // the JavaScript thread's
   Executor executor{this};     // last, since it uses the rest
 };
 
@@ -75,12 +82,12 @@ void end_scratch(Queue& q) {
   q.scratch.clear();
 }
 
-void run_now(Queue& q, const Problem& p, bool inline_) {
+void run_now(Queue& q, const Problem& p, bool inline_, uint64_t* index_error) {
   RunContext c;
   c.parallel = inline_ ? run_serially : run_parallel;
   c.scratch = scratch;
   c.threads = inline_ ? 1 : pool_threads();
-  c.index_error = &q.index_error;
+  c.index_error = index_error;
   c.kernel = "";
   c.queue = &q;
   try {
@@ -102,8 +109,26 @@ Status take_failure(Queue& q) {
 }
 
 void run_item(void* queue, void* payload) {
-  run_now(*static_cast<Queue*>(queue), *static_cast<const Problem*>(payload), false);
+  Queue& q = *static_cast<Queue*>(queue);
+  run_now(q, *static_cast<const Problem*>(payload), false, &q.index_error);
 }
+
+void run_graph_item(void* queue, void* payload) {
+  Queue& q = *static_cast<Queue*>(queue);
+  const GraphRun& run = *static_cast<const GraphRun*>(payload);
+  Graph& graph = *run.graph;
+  graph.for_each([&](const Problem& p) {
+    run_now(q, p, false, &graph.index_error);
+    return !q.executor.closed();
+  });
+  const uint64_t word = __atomic_exchange_n(&graph.index_error, uint64_t{0}, __ATOMIC_ACQ_REL);
+  uint64_t none = 0;
+  if (word)
+    __atomic_compare_exchange_n(&q.index_error, &none, index_error_at(word, run.sequence), false, __ATOMIC_ACQ_REL,
+                                __ATOMIC_RELAXED);
+}
+
+void end_graph_item(void*, void* payload) { delete *static_cast<Graph**>(payload); }
 
 void release_item(void*, void* payload) {
   const Block& block = *static_cast<const Block*>(payload);
@@ -118,7 +143,7 @@ void notify_item(void* queue, void* payload) {
 
 // What was to be released still is; what was to be run or told is not.
 void drop_item(void* queue, Executor::Act act, void* payload) {
-  if (act == release_item) release_item(queue, payload);
+  if (act == release_item || act == end_graph_item) act(queue, payload);
 }
 
 }  // namespace
@@ -127,6 +152,10 @@ Queue* queue_open() { return new Queue; }
 void queue_close(Queue* q) { q->executor.close(drop_item); }
 void queue_destroy(Queue* q) { delete q; }
 bool queue_idle(Queue* q) { return q->executor.idle(); }
+
+void* queue_allocate(Queue* q, int64_t bytes) {
+  return q->recording ? q->recording->allocate(bytes) : allocate_memory(bytes);
+}
 
 void queue_release(Queue* q, void* memory, int64_t bytes) {
   if (q->executor.closed() || queue_idle(q)) return release_memory(memory, bytes);
@@ -142,8 +171,21 @@ void queue_read(Queue* q, void* to, const void* from, int64_t bytes, Done done, 
 }
 
 void queue_run(Queue* q, const Problem* p) {
-  if (p->work < kInlineWork && queue_idle(q)) return run_now(*q, *p, true);
+  if (q->recording) return q->recording->record(*p);
+  if (p->work < kInlineWork && queue_idle(q)) return run_now(*q, *p, true, &q->index_error);
   q->executor.post(run_item, p, p->bytes);
+}
+
+void queue_record(Queue* q, Graph* graph) { q->recording = graph; }
+
+void queue_run_graph(Queue* q, Graph* graph, uint64_t sequence) {
+  q->executor.post(run_graph_item, GraphRun{graph, sequence});
+}
+
+void queue_end_graph(Queue* q, Graph* graph) {
+  if (q->recording == graph) q->recording = nullptr;
+  if (q->executor.closed()) return end_graph_item(nullptr, &graph);
+  q->executor.post(end_graph_item, graph);
 }
 
 uint64_t queue_take_index_error(Queue* q) {

@@ -272,5 +272,58 @@ TEST(queue_reports_a_bad_index_once) {
   cpu::queue_destroy(q);
 }
 
+// A graph of two fills and a copy, over memory of its own, run and ended while other work is queued, or left to close.
+TEST(queue_runs_graphs_in_order) {
+  const Backend& cpu = cpu_backend();
+  for (int round = 0; round < 20; round++) {
+    Queue* const q = cpu::queue_open();
+    {
+      constexpr int64_t kBytes = 100000;
+      Memory target(q, kBytes);
+      Status status;
+      Graph* const graph = cpu.make_graph(q, &status);
+      cpu.record(q, graph);
+      void* const first = cpu.allocate(q, kBytes, &status);
+      cpu.release_to(q, graph, first, kBytes);
+      void* const again = cpu.allocate(q, kBytes, &status);
+      EXPECT(again == first, "what was released serves what is recorded later");
+      void* const other = cpu.allocate(q, kBytes, &status);
+      EXPECT(other != again, "and nobody else");
+      {
+        const View bytes = dense(DType::boolean, {kBytes});
+        Fill f;
+        f.out = bytes;
+        f.out.data = again;
+        f.byte = 7;
+        cpu.run(q, &f, &status);
+        Copy c;
+        c.src = c.dst = bytes;
+        c.src.data = again;
+        c.dst.data = target.data;
+        c.validate();
+        cpu.run(q, &c, &status);
+      }
+      cpu.record(q, nullptr);
+      fill(q, target, 1);
+      read(q, nullptr);
+      EXPECT(target.data[0] == 1 && target.data[kBytes - 1] == 1, "recording does nothing");
+      for (int i = 0; i < 4; i++) {
+        fill(q, target, 2);
+        cpu.run_graph(q, graph, static_cast<uint64_t>(i + 1), &status);
+      }
+      cpu.release_to(q, graph, again, kBytes);
+      if (round % 3 == 0) cpu::queue_close(q);
+      cpu.end_graph(q, graph);
+      cpu.release(q, other, kBytes);
+      if (round % 3) {
+        read(q, nullptr);
+        EXPECT(target.data[0] == 7 && target.data[kBytes - 1] == 7, "each run comes after what was queued before it");
+      }
+    }
+    cpu::queue_close(q);
+    cpu::queue_destroy(q);
+  }
+}
+
 }  // namespace
 }  // namespace seqmix::test
