@@ -1,5 +1,6 @@
 #include "cpu/memory.h"
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,6 +18,7 @@ constexpr bool kCaching = false;  // so that the sanitizer sees the end of every
 #else
 constexpr bool kCaching = true;
 #endif
+constexpr uint64_t kHugePage = uint64_t{2} << 20;
 constexpr uint64_t kMostKept = uint64_t{256} << 20;  // when this is passed, what is kept goes back to the system
 
 // Multiples of 64, and eight sizes between powers of two: of a large block at most an eighth is lost.
@@ -24,6 +26,17 @@ uint64_t rounded(int64_t bytes) {
   const uint64_t n = bytes > 0 ? static_cast<uint64_t>(bytes) : 1;
   const uint64_t step = std::max<uint64_t>(64, std::bit_floor(n) / 8);
   return (n + step - 1) / step * step;
+}
+
+// From the system. Large blocks lie on huge pages where the system gives them for the asking: fewer faults when they
+// are new, and fewer steps for each address while they are read, which under a hypervisor are many.
+void* fresh(uint64_t size) {
+  if (size < kHugePage) return std::aligned_alloc(64, size);
+  void* const memory = std::aligned_alloc(kHugePage, size);
+#if defined(MADV_HUGEPAGE)
+  if (memory) (void)madvise(memory, size / kHugePage * kHugePage, MADV_HUGEPAGE);  // where it is refused, as it was
+#endif
+  return memory;
 }
 
 // A block that is not in use holds the way to the next of its size.
@@ -91,12 +104,12 @@ void* allocate_memory(int64_t bytes) {
   if (!kCaching) return std::aligned_alloc(64, (static_cast<uint64_t>(bytes) + 63) / 64 * 64);
   const uint64_t size = rounded(bytes);
   if (void* const memory = cache().take(size)) return memory;
-  if (void* const memory = std::aligned_alloc(64, size)) return memory;
+  if (void* const memory = fresh(size)) return memory;
   {
     const std::lock_guard lock(cache().mutex);
     cache().empty();
   }
-  return std::aligned_alloc(64, size);
+  return fresh(size);
 }
 
 void release_memory(void* memory, int64_t bytes) {
