@@ -18,6 +18,23 @@ inline void parallel_ranges(Context& context, int64_t count, int64_t grain, cons
                [&](int64_t i, int thread) { body(i * grain, least(count, (i + 1) * grain), thread); });
 }
 
+// The same over ranges that get shorter, down to `grain`: long ones first, since memory is read fastest from front to
+// back, and short ones last, so that threads end together. How they are cut depends on the threads.
+template <class F>
+inline void parallel_tapering(Context& context, int64_t count, int64_t grain, const F& body) {
+  const int64_t threads = context.threads;
+  const auto length = [&](int64_t left) { return most(grain, left / (2 * threads)); };  // of a round's `threads` ranges
+  int64_t items = 0;
+  for (int64_t left = count; left > 0; left -= threads * length(left))
+    items += least(threads, ceil_div(left, length(left)));
+  parallel_for(context, items, [&](int64_t i, int thread) {
+    int64_t begin = 0;
+    for (int64_t round = i / threads; round > 0; round--) begin += threads * length(count - begin);
+    const int64_t each = length(count - begin), from = begin + i % threads * each;
+    body(from, least(count, from + each), thread);
+  });
+}
+
 // Items of one thread's work when each costs about `each` scalar operations: enough that handing it out is noise.
 SEQMIX_VERB int64_t grain_of(int64_t each) { return most(1, 65536 / most(1, each)); }
 

@@ -9,6 +9,7 @@
 constexpr int64_t kDotRows = 8;
 constexpr int64_t kDotElements = 6144;  // of more rows of x than four, so that they stay in L1
 constexpr int64_t kDotDepth = 2048;     // elements that sum up before they join the rest
+constexpr int64_t kDotPiece = 1 << 15;  // bytes of W that are worth handing out
 constexpr int64_t kAhead = 2048;        // bytes to prefetch ahead: memory's latency at the rate of one thread
 
 constexpr int64_t kFewRows = 48;
@@ -109,11 +110,10 @@ static void linear_dot(Context& context, const Linear& p, const Finish& finish) 
     using T = decltype(kind);
     dot = dot_tables<T>[rows - 1];
   });
-  // Pieces large enough to be read at full rate, and many enough to end together.
-  const int64_t row_bytes = most(1, in * size_of(p.weight.dtype)), bytes = features * row_bytes;
-  const int64_t piece = most(1 << 14, least(1 << 17, bytes / (8 * context.threads)));
-  parallel_ranges(context, features, ceil_div(piece / row_bytes, W) * W + W,
-                  [&](int64_t f0, int64_t f1, int) { dot(finish, floats(x), x.stride[0], f0, f1); });
+  const int64_t row_bytes = most(1, in * size_of(p.weight.dtype));
+  parallel_tapering(context, ceil_div(features, W), ceil_div(kDotPiece, W * row_bytes), [&](int64_t b, int64_t e, int) {
+    dot(finish, floats(x), x.stride[0], b * W, least(features, e * W));
+  });
 }
 
 // `count` rows of n elements, `stride` apart, into rows of kWideRow.
