@@ -152,6 +152,7 @@ export interface Native {
   add(a: Handle, b: Handle): Handle
   mul(a: Handle, b: Handle, activation: number): Handle
   gelu(x: Handle, tanh: boolean): Handle
+  softcap(x: Handle, cap: number): Handle
   rotary(x: Handle, cos: Handle, sin: Handle, positions: Optional, interleaved: boolean): Handle
   flashAttention(q: Handle, k: Handle, v: Handle, ...scores: Scores): Handle | [Handle, Handle]
   flashAttentionVarlen(

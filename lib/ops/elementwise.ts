@@ -1,6 +1,6 @@
 import { shown, typeError } from '../errors.js'
 import { native } from '../native.js'
-import { checkOptions } from '../options.js'
+import { checkOptions, number } from '../options.js'
 import type { Tensor, TensorInput } from '../tensor.js'
 import { call, one } from './call.js'
 
@@ -33,6 +33,17 @@ export function gelu(x: TensorInput, options: GeluOptions = {}): Tensor {
   if (approximate !== 'none' && approximate !== 'tanh')
     throw typeError('ERR_OPTION', 'approximate', "'none' or 'tanh'", shown(approximate))
   return one(call(['x'], 1, [x], (h) => native.gelu(h[0]!, approximate === 'tanh')))
+}
+
+/**
+ * cap·tanh(x / cap), element by element: x where it is small, and never beyond ±cap, as Gemma 2 bounds its logits. Of float32,
+ * float16 or bfloat16 and in that dtype; cap is above 0. Laid out in memory as x is.
+ *
+ * Errors: ERR_DTYPE, ERR_DISPOSED, ERR_OPTION.
+ */
+export function softcap(x: TensorInput, cap: number): Tensor {
+  const most = number(cap, 'cap', NaN)
+  return one(call(['x'], 1, [x], (h) => native.softcap(h[0]!, most)))
 }
 
 /** What `mul` may do to its first operand; 'gelu_tanh' is `gelu` with `approximate: 'tanh'`. */

@@ -31,6 +31,7 @@ Napi::Object start(Napi::Env env, Napi::Object exports) {
   define<increment>(exports, "increment");
   define<gelu>(exports, "gelu");
   define<rotary>(exports, "rotary");
+  define<softcap>(exports, "softcap");
   return exports;
 }
 }  // namespace

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { add, gelu, mul, silu, tensor } from '../../lib/index.js'
+import { add, gelu, mul, silu, softcap, tensor } from '../../lib/index.js'
 import { NDArray } from '../reference/array.js'
 import * as reference from '../reference/elementwise.js'
 import { expectClose } from '../support/close.js'
@@ -111,6 +111,32 @@ describeOp('gelu', () => {
     )
     expect(() => gelu([1], { aproximate: 'tanh' } as never)).toThrow('options: expected approximate, got aproximate')
     expect(() => gelu(tensor([1], { dtype: 'int32' }))).toThrow(expect.objectContaining({ code: 'ERR_DTYPE' }))
+  })
+})
+
+describeOp('softcap', () => {
+  test.each(
+    pairwise({ shape: shapes, layout: layouts, dtype: floatTypes, cap: [0.5, 30, 50] }).map((c) => ({
+      ...c,
+      name: describeCase({ ...c, shape: c.shape.join('x') }),
+    })),
+  )('$name', async ({ shape, layout, dtype, cap, name }) => {
+    const x = rounded(new Random(name).normal(shape, 20), dtype)
+    const out = softcap(place(x, layout, dtype), cap)
+    expectKernel('softcap')
+    expectClose(await take(out), reference.softcap(x, cap), { on, dtype })
+  })
+
+  test('what is small keeps its size, and the ends', async () => {
+    const x = new NDArray([5], [1e-20, -1e-6, 0, 3e38, NaN])
+    const got = Array.from((await take(softcap(put(x), 2))).data)
+    expect(got.slice(2)).toEqual([0, 2, NaN])
+    for (const i of [0, 1]) expect(Math.abs(got[i]! / x.data[i]! - 1)).toBeLessThan(2e-6)
+    expect(Array.from((await take(softcap(put(new NDArray([2], [Infinity, -Infinity])), 2))).data)).toEqual([2, -2])
+  })
+
+  test.each([0, -1, NaN, Infinity, 'two'])('a cap of %s is refused', (cap) => {
+    expect(() => softcap([1], cap as number)).toThrow(expect.objectContaining({ code: 'ERR_OPTION' }))
   })
 })
 

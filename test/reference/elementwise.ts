@@ -17,6 +17,11 @@ export function geluTanh(x: NDArray): NDArray {
   })
 }
 
+/** cap tanh(x / cap) */
+export function softcap(x: NDArray, cap: number): NDArray {
+  return x.map((v) => cap * Math.tanh(v / cap))
+}
+
 /** 2/√π ∫ e^−t² from x to infinity, by its series near 0 and its continued fraction elsewhere. */
 export function erfc(x: number): number {
   if (Number.isNaN(x)) return NaN

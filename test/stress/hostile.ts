@@ -208,6 +208,7 @@ export const calls: Record<string, Call> = {
     args: () => [new Uint8Array(6)],
   },
   silu: { run: seqmix.silu, args: () => [f32(2, 3)] },
+  softcap: { run: seqmix.softcap, args: () => [f32(2, 3), 2] },
   gelu: { run: seqmix.gelu, args: () => [f32(2, 3)], options: () => ({ approximate: 'tanh' }) },
   rotary: {
     run: seqmix.rotary,

@@ -31,6 +31,19 @@ Napi::Value gelu(const Napi::CallbackInfo& info) {
   return call.run(p);
 }
 
+// (x, cap)
+Napi::Value softcap(const Napi::CallbackInfo& info) {
+  Call call(info);
+  Softcap p;
+  p.x = call.tensor(0, "x");
+  p.cap = call.number(1);
+  p.validate();
+  call.allocate(p.out);
+  View* const views[] = {&p.out, &p.x};
+  collapse(views, 2);
+  return call.run(p);
+}
+
 namespace {
 Napi::Value binary(const Napi::CallbackInfo& info, Op op) {
   Call call(info);

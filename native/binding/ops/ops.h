@@ -18,6 +18,7 @@ Napi::Value linear(const Napi::CallbackInfo& info);
 Napi::Value embedding(const Napi::CallbackInfo& info);
 Napi::Value silu(const Napi::CallbackInfo& info);
 Napi::Value gelu(const Napi::CallbackInfo& info);
+Napi::Value softcap(const Napi::CallbackInfo& info);
 Napi::Value rotary(const Napi::CallbackInfo& info);
 Napi::Value add(const Napi::CallbackInfo& info);
 Napi::Value mul(const Napi::CallbackInfo& info);

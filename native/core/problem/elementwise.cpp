@@ -1,5 +1,7 @@
 #include "core/problem/elementwise.h"
 
+#include <cmath>
+
 #include "core/check.h"
 
 namespace seqmix {
@@ -18,6 +20,13 @@ void Silu::validate() {
 
 void Gelu::validate() {
   expect_float("x", x);
+  out = dense_like(x, x.dtype);
+  work = 1.0 * x.size() * 20;
+}
+
+void Softcap::validate() {
+  expect_float("x", x);
+  if (!(cap > 0) || std::isinf(cap)) fail(Code::option_range, "cap", "a finite number above 0", std::to_string(cap));
   out = dense_like(x, x.dtype);
   work = 1.0 * x.size() * 20;
 }

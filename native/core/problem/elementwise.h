@@ -35,6 +35,14 @@ struct Gelu : Problem {
   void validate();
 };
 
+// cap · tanh(x / cap), cap > 0: x where it is small, and never beyond ±cap (Gemma 2).
+struct Softcap : Problem {
+  View x, out;
+  double cap = 1;
+  Softcap() : Problem(Op::softcap, sizeof(Softcap)) {}
+  void validate();
+};
+
 // add and mul, with NumPy's broadcasting: a repeated operand has stride 0. mul may take an activation of a first.
 struct Binary : Problem {
   View a, b, out;

@@ -27,6 +27,7 @@ const char* name_of(Op op) {
       "flashAttentionWithKvCache",
       "gelu",
       "rotary",
+      "softcap",
   };
   return static_cast<int>(op) < kOps ? names[static_cast<int>(op)] : "unknown op";
 }

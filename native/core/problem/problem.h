@@ -36,6 +36,7 @@ enum class Op : uint32_t {
   flash_attention_with_kv_cache,
   gelu,
   rotary,
+  softcap,
   count
 };
 constexpr int kOps = static_cast<int>(Op::count);

@@ -42,7 +42,7 @@ static void attn_append(Context& context, const FlashAttention& p, const AttnSeq
         const auto from = [&](const View& v) {
           return s.q_row * v.stride[0] + (s.fresh_0 + t) * v.stride[1] + h * v.stride[2];
         };
-        const auto to = [&](const View& v) { return attn_key(s, v, j) + h * v.stride[2]; };
+        const auto to = [&](const View& v) { return v.present ? attn_key(s, v, j) + h * v.stride[2] : 0; };
         copy_row(p.new_k, from(p.new_k), 1, d, row);
         if (p.rotary_cos.present) attn_rotate(p, j, row);
         attn_put(p.k, to(p.k), p.k_scale, to(p.k_scale), row, d);

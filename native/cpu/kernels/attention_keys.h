@@ -190,16 +190,6 @@ SEQMIX_VERB vf attn_weight(vf t) {
 }
 SEQMIX_VERB float attn_weight(float t) { return highest(attn_weight(set1(t))); }
 
-// tanh: from e^2|x| - 1, which keeps what is near 0.
-SEQMIX_VERB vf attn_tanh(vf x) {
-  const vf y = min(set1(40.0f), abs(x + x));
-  const vf k = round(y * set1(1.44269504f));
-  vf r = fnma(k, set1(0.693359375f), y);
-  r = fnma(k, set1(-2.12194440e-4f), r);
-  const vf e = fma(pow2(k), expm1_near(r), pow2(k) - set1(1.0f)), t = e / (e + set1(2.0f));
-  return select(less(x, set1(0.0f)), set1(0.0f) - t, t);
-}
-
 constexpr float kAttnNever = -__builtin_inff();
 
 // The scores of a query at `position` with n keys from j on, side by side, after softcap and ALiBi.
@@ -209,7 +199,7 @@ inline void attn_shape_scores(const AttnScores& scores, float slope, int64_t pos
   for (int i = 0; i < W; i++) steps[i] = static_cast<float>(i);
   for (int64_t i = 0; i < n; i += W) {
     vf x = load(row + i);
-    if (scores.cap > 0) x = attn_tanh(x) * set1(scores.cap);
+    if (scores.cap > 0) x = tanh(x) * set1(scores.cap);
     if (scores.slopes.present) x = fma(set1(slope), abs(set1(static_cast<float>(position - j - i)) - load(steps)), x);
     store(row + i, x);
   }

@@ -122,7 +122,6 @@ static bool attn_pack_values(const FlashAttention& p, const AttnSequence& s, int
       // a last strip of one vector is that wide
       const int64_t strip = c / kStrip * kStrip, width = dv - strip <= W ? W : kStrip;
       store(to + strip * block + i * width + c - strip, x);
-      if (c + W >= dv && c % kStrip == 0 && width == kStrip) store(to + strip * block + i * width + W, set1(0));
     }
   }
   return !any(is_nan(odd));

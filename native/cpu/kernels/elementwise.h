@@ -1,5 +1,6 @@
-// silu, gelu, add, mul, fill: one pass over memory. All views have one shape and any strides; the last dimension is the
-// inner loop, the others are counted through as rows. Work is cut into runs of about 16K elements. Floor: the bytes.
+// silu, gelu, softcap, add, mul, fill: one pass over memory. All views have one shape and any strides; the last
+// dimension is the inner loop, the others are counted through as rows. Work is cut into runs of about 16K elements.
+// Floor: the bytes.
 
 constexpr int64_t kRun = 16384;
 
@@ -19,17 +20,22 @@ inline void for_each_run(Context& context, const View& v, const F& body) {
 SEQMIX_VERB int64_t last_stride(const View& v) { return v.rank ? v.stride[v.rank - 1] : 1; }
 
 struct SiluOf {
-  SEQMIX_VERB static vf of(vf x) { return silu(x); }
+  SEQMIX_VERB vf of(vf x) const { return silu(x); }
 };
 struct GeluOf {
-  SEQMIX_VERB static vf of(vf x) { return gelu(x); }
+  SEQMIX_VERB vf of(vf x) const { return gelu(x); }
 };
 struct GeluTanhOf {
-  SEQMIX_VERB static vf of(vf x) { return gelu_tanh(x); }
+  SEQMIX_VERB vf of(vf x) const { return gelu_tanh(x); }
+};
+
+struct SoftcapOf {
+  float cap, inverse;
+  SEQMIX_VERB vf of(vf x) const { return tanh(x * set1(inverse)) * set1(cap); }
 };
 
 template <class Function>
-inline void unary(Context& context, const View& from, const View& to) {
+inline void unary(Context& context, const View& from, const View& to, Function f = {}) {
   const int64_t sx = last_stride(from), so = last_stride(to);
   with_float(to.dtype, [&](auto kind) {
     using T = decltype(kind);
@@ -38,10 +44,10 @@ inline void unary(Context& context, const View& from, const View& to) {
       T* const out = pointer<T>(to) + row_offset(to, row);
       int64_t i = begin;
       if (so == 1 && sx == 1)
-        for (; i + W <= end; i += W) store(out + i, Function::of(load(x + i)));
+        for (; i + W <= end; i += W) store(out + i, f.of(load(x + i)));
       for (; i < end; i += W) {
         const int64_t n = least(W, end - i);
-        scatter(out + i * so, so, Function::of(gather(x + i * sx, sx, n)), n);
+        scatter(out + i * so, so, f.of(gather(x + i * sx, sx, n)), n);
       }
     });
   });
@@ -93,6 +99,12 @@ inline void binary(Context& context, const Binary& p) {
   });
 }
 
+static void softcap_kernel(Context& context, const Problem& problem) {
+  const auto& p = static_cast<const Softcap&>(problem);
+  context.kernel = SEQMIX_KERNEL("softcap");
+  unary(context, p.x, p.out, SoftcapOf{static_cast<float>(p.cap), static_cast<float>(1 / p.cap)});
+}
+
 // out = f(a) b, the product rounded once.
 template <class Function>
 inline void gated(Context& context, const Binary& p) {
@@ -105,10 +117,10 @@ inline void gated(Context& context, const Binary& p) {
       T* const out = pointer<T>(p.out) + row_offset(p.out, row);
       int64_t i = begin;
       if (so == 1 && sa == 1 && sb == 1)
-        for (; i + W <= end; i += W) store(out + i, Function::of(load(a + i)) * load(b + i));
+        for (; i + W <= end; i += W) store(out + i, Function().of(load(a + i)) * load(b + i));
       for (; i < end; i += W) {
         const int64_t n = least(W, end - i);
-        scatter(out + i * so, so, Function::of(gather(a + i * sa, sa, n)) * gather(b + i * sb, sb, n), n);
+        scatter(out + i * so, so, Function().of(gather(a + i * sa, sa, n)) * gather(b + i * sb, sb, n), n);
       }
     });
   });

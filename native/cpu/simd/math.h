@@ -113,6 +113,16 @@ SEQMIX_VERB vf gelu_tanh(vf x) {
   return x / (set1(1.0f) + exp_normal(max(set1(-87.3f), min(set1(88.73f), set1(0.0f) - u))));
 }
 
+// From e^2|x| - 1, which keeps what is near 0.
+SEQMIX_VERB vf tanh(vf x) {
+  const vf y = min(set1(40.0f), abs(x + x));
+  const vf k = round(y * set1(1.44269504f));
+  vf r = fnma(k, set1(0.693359375f), y);
+  r = fnma(k, set1(-2.12194440e-4f), r);
+  const vf e = fma(pow2(k), expm1_near(r), pow2(k) - set1(1.0f)), t = e / (e + set1(2.0f));
+  return select(less(x, set1(0.0f)), set1(0.0f) - t, t);
+}
+
 template <class T>
 SEQMIX_VERB vf load_strided(const T* p, int64_t s) {
   T buffer[W];

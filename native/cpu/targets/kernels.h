@@ -59,6 +59,7 @@ static const Target target = {
         flash_attention_kernel,
         gelu_kernel,
         rotary_kernel,
+        softcap_kernel,
     },
     fma_loop,
     read_loop,

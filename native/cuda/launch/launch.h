@@ -60,6 +60,7 @@ void launch_increment(Context&, const Problem&);
 void launch_flash_attention(Context&, const Problem&);
 void launch_gelu(Context&, const Problem&);
 void launch_rotary(Context&, const Problem&);
+void launch_softcap(Context&, const Problem&);
 
 // float32, float16, bfloat16: the order of every table of kernels by dtype.
 constexpr int kFloatDtypes = 3;

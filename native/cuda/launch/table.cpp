@@ -28,6 +28,7 @@ Launcher launcher_of(Op op) {
       launch_flash_attention,
       launch_gelu,
       launch_rotary,
+      launch_softcap,
   };
   return launchers[static_cast<int>(op)];
 }

@@ -102,6 +102,25 @@ void check_gelu() {
         }
 }
 
+void check_softcap() {
+  for (const Layout layout : layouts)
+    for (const DType dtype : kFloats) {
+      Array x = uniform({7, 33}, -100, 100, layout, dtype);
+      Softcap p;
+      p.x = x.view();
+      p.cap = 30;
+      p.validate();
+      Array out(p.out);
+      p.out = out.view();
+      View* const views[] = {&p.x, &p.out};
+      collapse(views, 2);
+      device.run(p);
+      std::vector<double> want;
+      for (const double v : x.values()) want.push_back(30 * std::tanh(v / 30));
+      expect_close("softcap", out, want, 1e-6);
+    }
+}
+
 void check_gated(Activation activation, DType dtype, Layout layout) {
   Array a = uniform({37, 40}, -6, 6, layout, dtype), b = uniform({37, 40}, -2, 2, layout, dtype);
   Binary p(Op::mul);
@@ -186,6 +205,7 @@ void check_elementwise() {
   check_copies();
   check_silu();
   check_gelu();
+  check_softcap();
   for (const Activation activation : {Activation::silu, Activation::gelu, Activation::gelu_tanh})
     for (const DType dtype : kFloats)
       for (const Layout layout : layouts) check_gated(activation, dtype, layout);

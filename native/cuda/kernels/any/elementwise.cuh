@@ -17,6 +17,10 @@ struct GeluOf {
 struct GeluTanhOf {
   __device__ __forceinline__ float operator()(float x) const { return gelu_tanh(x); }
 };
+struct SoftcapOf {
+  float cap, inverse;
+  __device__ __forceinline__ float operator()(float x) const { return tanhf(x * inverse) * cap; }
+};
 // F(a) b
 template <class F>
 struct GateOf {
@@ -38,9 +42,8 @@ __device__ __forceinline__ Floats<V> map_vector(F f, const In&... in) {
 }
 
 template <class F, class T, class... In>  // each In is T
-__global__ void __launch_bounds__(256) map_dense(int64_t n, T* out, const In*... in) {
+__global__ void __launch_bounds__(256) map_dense(F f, int64_t n, T* out, const In*... in) {
   constexpr int V = kWide<T>;
-  const F f;
   const int64_t first = blockIdx.x * int64_t{blockDim.x} + threadIdx.x, step = gridDim.x * int64_t{blockDim.x};
   for (int64_t i = first; i < n / V; i += step) store<V>(out + i * V, map_vector<F, V>(f, load<V>(in + i * V)...));
   const int64_t tail = n / V * V + first;
@@ -48,23 +51,23 @@ __global__ void __launch_bounds__(256) map_dense(int64_t n, T* out, const In*...
 }
 
 template <class F, class T>
-__global__ void __launch_bounds__(256) map_strided_1(const __grid_constant__ Nest<2> nest, T* out, const T* a) {
+__global__ void __launch_bounds__(256) map_strided_1(F f, const __grid_constant__ Nest<2> nest, T* out, const T* a) {
   const int64_t step = gridDim.x * int64_t{blockDim.x};
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < nest.size; i += step) {
     int64_t at[2];
     nest.locate(i, at);
-    out[at[0]] = narrow<T>(F()(widen(a[at[1]])));
+    out[at[0]] = narrow<T>(f(widen(a[at[1]])));
   }
 }
 
 template <class F, class T>
 __global__ void __launch_bounds__(256)
-    map_strided_2(const __grid_constant__ Nest<3> nest, T* out, const T* a, const T* b) {
+    map_strided_2(F f, const __grid_constant__ Nest<3> nest, T* out, const T* a, const T* b) {
   const int64_t step = gridDim.x * int64_t{blockDim.x};
   for (int64_t i = blockIdx.x * int64_t{blockDim.x} + threadIdx.x; i < nest.size; i += step) {
     int64_t at[3];
     nest.locate(i, at);
-    out[at[0]] = narrow<T>(F()(widen(a[at[1]]), widen(b[at[2]])));
+    out[at[0]] = narrow<T>(f(widen(a[at[1]]), widen(b[at[2]])));
   }
 }
 
