@@ -13,6 +13,11 @@ const made = Symbol('made by seqmix')
 /** Whether a captured function is being called now. */
 let recording = false
 
+/** @internal whether the ops asked for now are only recorded */
+export function isRecording(): boolean {
+  return recording
+}
+
 function expectNotRecording(what: string): void {
   if (!recording) return
   throw new SeqmixError('ERR_UNSUPPORTED', `${what}: expected a call outside of a captured function, got one inside`)

@@ -13,7 +13,7 @@ export interface LayerCache {
   readonly batch: number
   /** bytes of device memory it holds */
   readonly bytes: number
-  /** its tensors by name, for saving */
+  /** what to save, by name: tensors of its own, or others made for it, which the caller frees */
   state(): Record<string, Tensor>
   /** its tensors: a scope that returns the cache leaves them alone */
   tensors(): Tensor[]
@@ -23,14 +23,40 @@ export interface LayerCache {
   reset(): void
   /** frees its tensors; a second call does nothing */
   dispose(): void
+  /** tokens that each sequence has, where the cache counts them */
+  readonly length?: number
+  /**
+   * Finds memory for so many more tokens of each sequence, before the layer is asked for them.
+   *
+   * @returns whether tensors moved or ops changed, so that a step captured before must be captured again
+   */
+  prepare?(tokens: number): boolean
+  /** counts tokens that came by the run of a graph, which the host does not see */
+  counted?(tokens: number): void
+  /** takes the last tokens of each sequence back; ERR_OPTION for more than rollbackMost */
+  rollback?(tokens: number): void
+  /** tokens that can be taken back */
+  readonly rollbackMost?: number
 }
 
 const FORMAT = 'seqmix-cache-1'
 
-/** Tensors of caches as safetensors bytes, with a note of what they are. */
-export async function saveTensors(tensors: Record<string, Tensor>, note: Record<string, string>): Promise<Uint8Array> {
+/**
+ * Tensors of caches as safetensors bytes, with a note of what they are.
+ *
+ * @param own those that stay; the others, made for saving, are freed
+ */
+export async function saveTensors(
+  tensors: Record<string, Tensor>,
+  note: Record<string, string>,
+  own: readonly Tensor[] = Object.values(tensors),
+): Promise<Uint8Array> {
+  const stay = new Set(own)
   const entries = Object.entries(tensors).map(async ([name, t]): Promise<[string, StoredTensor]> => {
-    return [name, { dtype: t.dtype, shape: t.shape, data: await t.data() }]
+    const { dtype, shape } = t
+    const data = t.data()
+    if (!stay.has(t)) t.dispose()
+    return [name, { dtype, shape, data: await data }]
   })
   return encodeSafetensors(Object.fromEntries(await Promise.all(entries)), { format: FORMAT, ...note })
 }

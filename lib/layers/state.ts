@@ -62,6 +62,16 @@ export class Weights {
     }
   }
 
+  /** Tensors by name, each of its shape; where one cannot be had, none stay. */
+  takeAll(shapes: Readonly<Record<string, readonly number[]>>): Record<string, Tensor> {
+    try {
+      return Object.fromEntries(Object.entries(shapes).map(([name, shape]) => [name, this.take(name, shape)]))
+    } catch (error) {
+      this.dispose()
+      throw error
+    }
+  }
+
   /** A tensor's values, widened to float32, in host memory. */
   values(name: string, shape: readonly number[]): Float32Array {
     const value = this.lookUp(name)
@@ -127,6 +137,27 @@ export function layerDevice(state: StateDict, options: { device?: Device | strin
   if (wanted !== undefined) return device(wanted)
   const first = Object.values(state).find(Tensor.isTensor)
   return first ? first.device : device()
+}
+
+/** The part of a state dict below a prefix, under the names that are left. */
+export function below(state: StateDict, prefix: string): StateDict {
+  const entries = Object.entries(state).filter(([name]) => name.startsWith(prefix))
+  return Object.fromEntries(entries.map(([name, t]) => [name.slice(prefix.length), t]))
+}
+
+/** Throws for what is no input of a layer, or a residual that is not like it: before a cache changes. */
+export function expectInput(x: unknown, rank: 2 | 3, residual: unknown): void {
+  if (!Tensor.isTensor(x)) throw typeError('ERR_DTYPE', 'x', 'a Tensor', shown(x))
+  const shape = (t: Tensor): string => `(${t.shape.join(', ')})`
+  if (!isFloat(x.dtype)) throw typeError('ERR_DTYPE', 'x', 'float32, float16 or bfloat16', x.dtype)
+  if (x.shape.length !== rank)
+    throw rangeError('ERR_SHAPE', 'x', rank === 3 ? 'shape (b, L, hidden)' : 'shape (b, hidden)', shape(x))
+  if (residual === undefined) return
+  if (!Tensor.isTensor(residual) || shape(residual) !== shape(x)) {
+    const got = Tensor.isTensor(residual) ? shape(residual) : shown(residual)
+    throw rangeError('ERR_SHAPE', 'residual', `shape ${shape(x)} as x has`, got)
+  }
+  if (residual.dtype !== x.dtype) throw typeError('ERR_DTYPE', 'residual', `${x.dtype} as x has`, residual.dtype)
 }
 
 /** Bytes that tensors take, each counted once. */
