@@ -1,13 +1,16 @@
 import { damaged } from '../checkpoint/format.js'
+import { rangeError, SeqmixError, shown } from '../errors.js'
 import { device as findDevice, type Device, type Tensor } from '../index.js'
 import type { StoredTensor } from '../checkpoint/index.js'
 import { readTensors, saveTensors } from '../layers/cache.js'
+import { kvKinds } from '../layers/kv/index.js'
 import { MambaCache, type LayerCache } from '../layers/index.js'
 
 // How a layer's cache comes back from bytes, by its kind.
 const KINDS: Readonly<Record<string, (tensors: Readonly<Record<string, StoredTensor>>, device: Device) => LayerCache>> =
   {
     mamba: (tensors, device) => MambaCache.fromStored(tensors, device),
+    ...kvKinds,
   }
 
 /**
@@ -52,6 +55,44 @@ export class ModelCache {
     return this.layers[0]?.batch ?? 0
   }
 
+  /** tokens that each sequence has; undefined where no layer counts them */
+  get length(): number | undefined {
+    return this.layers.find((layer) => layer.length !== undefined)?.length
+  }
+
+  /**
+   * Finds memory for so many more tokens of each sequence, so that they wait for none. (forward and generate do so by
+   * themselves, as tokens come.)
+   *
+   * @returns whether tensors moved, so that a step captured before must be captured again
+   */
+  prepare(tokens: number): boolean {
+    return this.layers.map((layer) => layer.prepare?.(tokens) ?? false).includes(true)
+  }
+
+  /** Counts tokens that came by the run of a graph, which does not count them itself. */
+  counted(tokens: number): void {
+    for (const layer of this.layers) layer.counted?.(tokens)
+  }
+
+  /**
+   * Takes the last tokens of each sequence back, as if they had not come.
+   *
+   * @throws ERR_UNSUPPORTED where a layer keeps a state from which nothing can be taken; RangeError ERR_OPTION for more tokens
+   *   than all layers still have what was before
+   */
+  rollback(tokens: number): void {
+    const stuck = this.layers.find((layer) => !layer.rollback)
+    if (stuck) {
+      const message = `rollback: expected layers that keep tokens apart, got one of kind '${stuck.kind}'; clone() the cache before`
+      throw new SeqmixError('ERR_UNSUPPORTED', message)
+    }
+    const most = Math.min(...this.layers.map((layer) => layer.rollbackMost ?? Infinity))
+    if (!Number.isSafeInteger(tokens) || tokens < 0 || tokens > most)
+      throw rangeError('ERR_OPTION', 'tokens', `a whole number from 0 to ${most}`, shown(tokens))
+    for (const layer of this.layers) layer.rollback!(tokens)
+  }
+
   /** bytes of device memory it holds */
   get bytes(): number {
     return this.layers.reduce((n, layer) => n + layer.bytes, 0)
@@ -67,7 +108,8 @@ export class ModelCache {
     const entries = this.layers.flatMap((layer, i) => {
       return Object.entries(layer.state()).map(([name, t]) => [`${i}.${name}`, t] as const)
     })
-    return saveTensors(Object.fromEntries(entries), { kind: 'model', layers: this.layers.map((l) => l.kind).join(',') })
+    const note = { kind: 'model', layers: this.layers.map((l) => l.kind).join(',') }
+    return saveTensors(Object.fromEntries(entries), note, this.tensors())
   }
 
   /** Its tensors: a scope that returns the cache leaves them alone. */

@@ -5,9 +5,9 @@ import { embedding, linear, scope, type Device, type FloatDType, type Tensor } f
 import type { MambaCache } from '../layers/index.js'
 import { Mamba, RMSNorm, type LayerCache, type MambaConfig, type StateDict } from '../layers/index.js'
 import { checkActivation, mambaShapes, mambaSizes } from '../layers/mamba.js'
-import { bytesIn, Weights } from '../layers/state.js'
+import { below, bytesIn, Weights } from '../layers/state.js'
 import type { ConfigFile } from './config.js'
-import type { Architecture, Network, WantedTensor } from './network.js'
+import type { Architecture, CacheOptions, Network, WantedTensor } from './network.js'
 
 interface MambaModelConfig {
   readonly mixer: MambaConfig
@@ -61,12 +61,6 @@ function wantedTensors({ mixer, vocabulary, layers, tied }: MambaModelConfig): R
   return wanted
 }
 
-// The part of a state dict below a prefix, under the names that are left.
-function below(state: StateDict, prefix: string): StateDict {
-  const entries = Object.entries(state).filter(([name]) => name.startsWith(prefix))
-  return Object.fromEntries(entries.map(([name, t]) => [name.slice(prefix.length), t]))
-}
-
 class MambaNetwork implements Network {
   readonly vocabulary: number
   readonly parameters: number
@@ -114,7 +108,7 @@ class MambaNetwork implements Network {
     return linear(hidden, this.headWeight)
   }
 
-  newCaches(batch: number, dtype: FloatDType): LayerCache[] {
+  newCaches(batch: number, { dtype = 'float32' }: CacheOptions): LayerCache[] {
     return this.layers.map(({ mixer }) => mixer.newCache(batch, { dtype }))
   }
 

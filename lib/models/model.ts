@@ -1,11 +1,9 @@
 import { rangeError, SeqmixError, shown, typeError } from '../errors.js'
-import { floatOption } from '../dtype.js'
 import { scope, type Device, type FloatDType, type Tensor } from '../index.js'
-import { checkOptions } from '../options.js'
 import { ModelCache } from './cache.js'
 import { generateRows, type GenerateOptions } from './generate.js'
 import { checkIds, type TokenIds } from './ids.js'
-import type { Network } from './network.js'
+import { checkCacheOptions, type CacheOptions, type Network } from './network.js'
 import { makePlan } from './plan.js'
 import type { DecodeOptions, EncodeOptions, TextTokenizer } from './tokenizer.js'
 
@@ -29,6 +27,7 @@ export class LanguageModel {
     readonly endIds: readonly number[],
     /** undefined where the directory has no tokenizer.json */
     readonly tokenizer: TextTokenizer | undefined,
+    private readonly cacheOptions: CacheOptions = {},
   ) {
     this.device = network.device
     this.dtype = network.dtype
@@ -40,15 +39,15 @@ export class LanguageModel {
    * A cache for sequences that have not begun. It is the caller's to dispose.
    *
    * @param batch number of sequences
-   * @param options.dtype what the states of the scans are held in (float32). In 16 bits they take half the memory and time
-   *   to move, and are rounded at every token.
+   * @param options what layers keep their context in, beside or instead of what load was given. For attention `kind` and its
+   *   options: see {@link CacheOptions}. `dtype`: keys and values have that of what the model computes in unless it is said,
+   *   the states of scans float32; in 16 bits these take half the memory and time to move, and are rounded at every token
    */
-  newCache(batch = 1, options: { dtype?: FloatDType } = {}): ModelCache {
-    checkOptions(options, ['dtype'])
-    const dtype = floatOption(options.dtype) ?? 'float32'
+  newCache(batch = 1, options: CacheOptions = {}): ModelCache {
+    checkCacheOptions(options)
     if (!Number.isSafeInteger(batch) || batch < 1)
       throw rangeError('ERR_SHAPE', 'batch', 'a whole number from 1 on', shown(batch))
-    return scope(() => new ModelCache(this.network.newCaches(batch, dtype)))
+    return scope(() => new ModelCache(this.network.newCaches(batch, { ...this.cacheOptions, ...options })))
   }
 
   /** A cache from what `cache.save()` returned, on the model's device. */
@@ -71,6 +70,7 @@ export class LanguageModel {
     this.checkCache(cache, checked.batch)
     return scope(() => {
       const placed = checked.place(this.device)
+      cache?.prepare(placed.shape[1]!) // in all layers, before any of them changes
       const [batch, length] = placed.shape as [number, number]
       if (cache && length === 1) {
         const hidden = this.network.step(placed.reshape([batch]), cache.layers)

@@ -1,10 +1,19 @@
 // What a model is made of, seen from generation: a body from token ids to hidden states, a head from those to logits.
 // One file for each family of architectures implements it and says which tensors it wants.
 
-import type { LayerCache } from '../layers/index.js'
+import type { KVCacheOptions, LayerCache } from '../layers/index.js'
+import { checkKVOptions, kvOptionNames } from '../layers/kv/index.js'
 import type { StateDict } from '../layers/index.js'
 import type { Device, FloatDType, Tensor } from '../index.js'
+import { floatOption } from '../dtype.js'
+import { checkOptions } from '../options.js'
 import type { ConfigFile } from './config.js'
+
+/**
+ * What a model's layers remember their context in: layers of attention as `kind` and what belongs to it say, all of them in
+ * `dtype`.
+ */
+export type CacheOptions = KVCacheOptions
 
 /** A network on a device. */
 export interface Network {
@@ -33,8 +42,7 @@ export interface Network {
   step(ids: Tensor, caches: readonly LayerCache[]): Tensor
   /** (…, hidden) → logits (…, vocabulary) */
   head(hidden: Tensor): Tensor
-  /** @param dtype what states are held in */
-  newCaches(batch: number, dtype: FloatDType): LayerCache[]
+  newCaches(batch: number, options: CacheOptions): LayerCache[]
   /** its weights: a scope that returns the network leaves them alone */
   tensors(): Tensor[]
   dispose(): void
@@ -60,4 +68,11 @@ export interface Architecture {
    * @param dtype what it shall compute in
    */
   build(config: ConfigFile, state: StateDict, device: Device, dtype: FloatDType): Network
+}
+
+/** Throws for options that no cache has. */
+export function checkCacheOptions(options: CacheOptions): void {
+  checkOptions(options, kvOptionNames)
+  floatOption(options.dtype)
+  checkKVOptions(options)
 }

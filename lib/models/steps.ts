@@ -31,10 +31,14 @@ export class Steps {
    * @returns the next ids (b), on the device
    */
   advance(ids: Tensor, n: number): Tensor {
-    if (!this.graph && this.isWorthIt(n)) this.capture(ids, n)
+    if (!this.graph && !this.isWorthIt(n)) return scope(() => this.step(ids, n))
+    // A cache that grows leaves the memory that the graph knows.
+    const moved = this.cache.prepare(1)
+    if (moved || !this.graph) this.capture(ids, n)
     // The graph's own tensor is overwritten by the next run.
-    if (this.graph) return this.graph.run(ids).clone()
-    return scope(() => this.step(ids, n))
+    const picked = this.graph!.run(ids).clone()
+    this.cache.counted(1)
+    return picked
   }
 
   dispose(): void {
@@ -48,8 +52,10 @@ export class Steps {
 
   private capture(ids: Tensor, n: number): void {
     const { device } = this.network
-    const counter = this.plan.temperature === 0 ? undefined : tensor(BigInt64Array.of(BigInt(n)), { device })
-    this.counter = counter
+    this.graph?.dispose()
+    this.graph = undefined
+    if (this.plan.temperature !== 0) this.counter ??= tensor(BigInt64Array.of(BigInt(n)), { device })
+    const { counter } = this
     this.graph = device.capture((current: Tensor) => {
       const picked = this.step(current, counter ?? n)
       if (counter) increment(counter)
