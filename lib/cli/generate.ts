@@ -4,7 +4,7 @@ import { text as readAll } from 'node:stream/consumers'
 
 import { isFloat } from '../dtype.js'
 import { setThreads, type FloatDType } from '../index.js'
-import { load, type LanguageModel, type LoadOptions } from '../models/index.js'
+import { load, type CacheOptions, type LanguageModel, type LoadOptions } from '../models/index.js'
 import { describeOptions, numberOption, parseOptions, UsageError, type OptionSpec, type Values } from './args.js'
 import { ClosedOutput, write } from './output.js'
 import { showProgress, size } from './progress.js'
@@ -33,6 +33,12 @@ const OPTIONS: Readonly<Record<string, OptionSpec>> = {
     value: 'NAME',
     help: `what matrices are held in: ${FLOATS} (as the checkpoint stores them)`,
   },
+  cache: {
+    type: 'string',
+    value: 'KIND',
+    help: 'what attention keeps keys and values in: contiguous, paged, sliding, sinks or int8',
+  },
+  window: { type: 'string', value: 'N', help: 'tokens that a token sees with --cache sliding or sinks' },
   threads: { type: 'string', value: 'N', help: 'threads of the CPU (all cores)' },
   json: { type: 'boolean', help: 'print a JSON line for each token, then one with the whole' },
   help: { type: 'boolean', help: 'print this' },
@@ -84,6 +90,13 @@ export async function run(args: string[]): Promise<number> {
   }
 }
 
+function cacheOption(values: Values): { cache?: CacheOptions } {
+  const window = numberOption(values, 'window', 'whole')
+  if (values.cache === undefined && window === undefined) return {}
+  const kind = values.cache as CacheOptions['kind'] // load says what it may be
+  return { cache: { ...(kind === undefined ? {} : { kind }), ...(window === undefined ? {} : { window }) } }
+}
+
 function required(values: Values, name: string): string {
   const value = values[name]
   if (typeof value !== 'string') throw new UsageError(`--${name} is missing (seqmix generate --help)`)
@@ -105,6 +118,7 @@ function readOptions(values: Values) {
       device: values.device as string | undefined,
       dtype: floatOption(values, 'dtype'),
       weights: floatOption(values, 'weights'),
+      ...cacheOption(values),
     },
     json: values.json === true,
     sampling: {

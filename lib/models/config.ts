@@ -26,6 +26,24 @@ export class ConfigFile {
     throw this.wrong(name, 'a number above 0')
   }
 
+  /** `count`, where null means that there is none. */
+  countOrNull(name: string, fallback: number): number | null {
+    return this.values[name] === null ? null : this.count(name, fallback)
+  }
+
+  /** `positive`, where null means that there is none. */
+  positiveOrNull(name: string, fallback: number): number | null {
+    return this.values[name] === null ? null : this.positive(name, fallback)
+  }
+
+  /** A list of strings, or nothing. */
+  texts(name: string): readonly string[] | undefined {
+    const value = this.values[name] ?? undefined
+    if (value === undefined || (Array.isArray(value) && value.every((v) => typeof v === 'string')))
+      return value as string[] | undefined
+    throw this.wrong(name, 'a list of strings')
+  }
+
   flag(name: string, fallback: boolean): boolean {
     const value = this.values[name] ?? fallback
     if (typeof value === 'boolean') return value

@@ -17,13 +17,20 @@ import {
 } from '../index.js'
 import type { StateDict } from '../layers/index.js'
 import { readConfig } from './config.js'
+import { decoder } from './decoder.js'
 import { mamba } from './mamba.js'
 import { LanguageModel } from './model.js'
-import type { Architecture, WantedTensor } from './network.js'
+import { checkCacheOptions, type Architecture, type CacheOptions, type WantedTensor } from './network.js'
 import { checkOptions } from '../options.js'
 import { loadTokenizer } from './tokenizer.js'
 
-const ARCHITECTURES: Readonly<Record<string, Architecture>> = { mamba, falcon_mamba: mamba }
+const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
+  mamba,
+  falcon_mamba: mamba,
+  llama: decoder,
+  mistral: decoder,
+  gemma2: decoder,
+}
 
 /** How far loading is. */
 export interface LoadProgress {
@@ -50,6 +57,8 @@ export interface LoadOptions {
    * small (norms, biases, filters, A_log, D) stays as it is stored.
    */
   weights?: FloatDType
+  /** what its contexts are kept in, where newCache or generate is not told otherwise */
+  cache?: CacheOptions
   /** called after each tensor */
   onProgress?: (progress: LoadProgress) => void
   /** an abort makes load throw `signal.reason` */
@@ -60,12 +69,14 @@ export interface LoadOptions {
  * Loads a language model. Sums, the states of its scans and (where config.json has residual_in_fp32, the default) what its
  * layers add up to are float32, whatever it computes in.
  *
- * @param dir a directory with config.json and model.safetensors or its sharded form, of model_type mamba or falcon_mamba
+ * @param dir a directory with config.json and model.safetensors or its sharded form, of model_type mamba,
+ *   falcon_mamba, llama, mistral or gemma2
  * @throws SeqmixError ERR_CHECKPOINT for a directory that is incomplete or damaged, naming file and tensor;
  *   ERR_UNSUPPORTED for a model_type that this version does not have, or weights of integers
  */
 export async function load(dir: string, options: LoadOptions = {}): Promise<LanguageModel> {
-  checkOptions(options, ['device', 'dtype', 'weights', 'onProgress', 'signal'])
+  checkOptions(options, ['device', 'dtype', 'weights', 'cache', 'onProgress', 'signal'])
+  if (options.cache !== undefined) checkCacheOptions(options.cache)
   const { onProgress, signal } = options
   const dtype = floatOption(options.dtype)
   const weights = floatOption(options.weights, 'weights')
@@ -107,7 +118,7 @@ export async function load(dir: string, options: LoadOptions = {}): Promise<Lang
     const computed = dtype ?? (device.type === 'cpu' ? 'float32' : commonest(state))
     // A build that fails halfway leaves nothing: the scope frees what it had taken.
     const network = scope(() => architecture.build(config, state as StateDict, device, computed))
-    return new LanguageModel(network, config.values, endIds, tokenizer)
+    return new LanguageModel(network, config.values, endIds, tokenizer, options.cache)
   } finally {
     for (const t of Object.values(state)) if (t instanceof Tensor) t.dispose()
     await checkpoint.close()

@@ -1,8 +1,10 @@
-import { readFileSync } from 'node:fs'
+import { copyFileSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 
 import { describe, expect, test } from 'vitest'
 
-import { golden } from '../models/support.js'
+import { temporaryFolder } from '../checkpoint/files.js'
+import { directory, golden } from '../models/support.js'
 import { finished, seqmix, start } from './run.js'
 
 const fixture = 'test/fixtures/kjv-mamba'
@@ -46,6 +48,26 @@ describe('seqmix', () => {
     expect(failed).toMatchObject({ code: 1, stdout: '' })
     expect(failed.stderr).toMatch(/^seqmix: test\/nowhere\/config\.json: cannot be read: .*\n$/)
     expect((await seqmix(args, { environment: { SEQMIX_DEBUG: '1' } })).stderr).toMatch(/\n\s+at /)
+  })
+})
+
+describe('seqmix generate with a model of attention', () => {
+  const folder = temporaryFolder()
+  const args = ['generate', '--model', folder, '--prompt', 'abc', '--json', '--ignore-eos', '--max-new-tokens', '30']
+
+  test('every kind of cache, and one that there is not', async () => {
+    for (const file of ['config.json', 'model.safetensors'])
+      copyFileSync(join(directory('llama'), file), join(folder, file))
+    copyFileSync(join(fixture, 'tokenizer.json'), join(folder, 'tokenizer.json')) // a token is a byte
+    const kinds = [[], ['--cache', 'paged'], ['--cache', 'int8'], ['--cache', 'sinks', '--window', '8']]
+    for (const kind of kinds) {
+      const { code, stdout } = await seqmix([...args, ...kind])
+      expect([kind, code]).toEqual([kind, 0])
+      expect(stdout.trim().split('\n')).toHaveLength(31)
+    }
+    const wrong = await seqmix([...args, '--cache', 'round'])
+    expect(wrong).toMatchObject({ code: 1, stdout: '' })
+    expect(wrong.stderr).toMatch(/kind: expected one of contiguous, paged, sliding, sinks, int8, got 'round'/)
   })
 })
 
