@@ -90,5 +90,5 @@ static void causal_conv1d_update_kernel(Context& context, const Problem& problem
       });
     }
   };
-  parallel_ranges(context, batch * blocks, grain_of(W * (s * w * 2 + length)), work);
+  parallel_tapering(context, batch * blocks, grain_of(W * (s * w * 2 + length)), work);
 }

@@ -242,5 +242,6 @@ static void selective_state_update_kernel(Context& context, const Problem& probl
       put_row(p.out, block.at(p.out, 0), p.out.stride[2], count, zeros);
     }
   };
-  parallel_ranges(context, batch * heads * blocks, grain_of(least(channels_each, kUpdateChannels) * (n + 8)), work);
+  const int64_t each = least(channels_each, kUpdateChannels) * (n + n / 2);
+  parallel_tapering(context, batch * heads * blocks, grain_of(each), work);
 }

@@ -3,6 +3,8 @@
 // transposes in registers, anything else element by element. Channels beyond `count` are 0. The tile is float32; a
 // 16-bit operand is widened on the way in and rounded on the way out.
 
+constexpr int64_t kFewTokens = 4;  // so few are not worth turning W rows around
+
 // `from` is the tile's first element in memory; sc and st the strides of channels and tokens, pitch the tile's own.
 template <class T>
 inline void load_tile(const T* from, int64_t sc, int64_t st, int64_t count, int64_t tokens, float* tile,
@@ -14,7 +16,7 @@ inline void load_tile(const T* from, int64_t sc, int64_t st, int64_t count, int6
       for (int64_t t = 0; t < tokens; t++) store(tile + t * pitch, load_head(from + t * st, count));
     return;
   }
-  if (st == 1) {
+  if (st == 1 && (tokens > kFewTokens || count < W)) {
     int64_t t = 0;
     for (; t + W <= tokens && count == W; t += W) {
       vf rows[W];
