@@ -1,11 +1,12 @@
 import { expect, test } from 'vitest'
 import { flashAttention, type Tensor } from '../../lib/index.js'
 import { NDArray } from '../reference/array.js'
-import { attention, type AttentionInputs } from '../reference/attention.js'
+import { attention } from '../reference/attention.js'
 import {
   attentionInputs,
   checkAttention,
   expectAttention,
+  goldenInputs,
   heldIn,
   runAttention,
   scoreOptions,
@@ -17,19 +18,6 @@ import { loadGolden } from '../support/golden.js'
 import { layouts } from '../support/layout.js'
 import { describeCase, pairwise } from '../support/pairwise.js'
 import { Random } from '../support/random.js'
-
-/** Golden inputs, with as many keys in each row: rows of other lengths are flashAttentionVarlen's. */
-export function goldenInputs(inputs: Record<string, NDArray>, options: Record<string, unknown>): AttentionInputs {
-  return {
-    ...(inputs as unknown as Pick<AttentionInputs, 'q' | 'k' | 'v'>),
-    causal: options['causal'] as boolean,
-    window: options['window'] as [number, number],
-    softcap: options['softcap'] as number,
-    scale: options['scale'] as number,
-    alibiSlopes: inputs['alibi_slopes'],
-    sinks: inputs['sinks'],
-  }
-}
 
 describeOp('flashAttention', () => {
   test.each(loadGolden('attention').filter((g) => !g.inputs['kv_lens']))(

@@ -1,12 +1,11 @@
 import { expect } from 'vitest'
-import { flashAttention, type Tensor } from '../../lib/index.js'
+import { flashAttention, tensor, type Tensor } from '../../lib/index.js'
 import { attention, type AttentionInputs, type AttentionResult, type ScoreOptions } from '../reference/attention.js'
 import { float32, NDArray } from '../reference/array.js'
 import { expectClose, type Bounds } from './close.js'
 import { dut, on, take, type Values } from './device.js'
 import { rounded, type FloatType } from './floats.js'
 import { place, type Layout } from './layout.js'
-import { tensor } from '../../lib/index.js'
 import type { Random } from './random.js'
 
 export interface AttentionSizes {
@@ -43,6 +42,19 @@ export function withExtras(random: Random, x: AttentionInputs, { alibi, sinks }:
   }
 }
 
+/** Golden inputs; how many keys each row has, where they differ, is left out. */
+export function goldenInputs(inputs: Record<string, NDArray>, options: Record<string, unknown>): AttentionInputs {
+  return {
+    ...(inputs as unknown as Pick<AttentionInputs, 'q' | 'k' | 'v'>),
+    causal: options['causal'] as boolean,
+    window: options['window'] as [number, number],
+    softcap: options['softcap'] as number,
+    scale: options['scale'] as number,
+    alibiSlopes: inputs['alibi_slopes'],
+    sinks: inputs['sinks'],
+  }
+}
+
 export interface AttentionHow {
   dtype?: FloatType
   q?: Layout
@@ -66,7 +78,7 @@ export function scoreOptions(x: ScoreOptions) {
 }
 
 /** The inputs as a dtype holds them. */
-export function heldIn<T extends AttentionInputs>(x: T, dtype: FloatType): T {
+export function heldIn<T extends Pick<AttentionInputs, 'q' | 'k' | 'v'>>(x: T, dtype: FloatType): T {
   return { ...x, q: rounded(x.q, dtype), k: rounded(x.k, dtype), v: rounded(x.v, dtype) }
 }
 
@@ -107,4 +119,44 @@ const lseOf = (lse: NDArray): NDArray => lse.map((v) => (v === -Infinity ? 0 : v
 export async function checkAttention(given: AttentionInputs, how: AttentionHow = {}): Promise<void> {
   const x = heldIn(given, how.dtype ?? 'float32')
   await expectAttention(runAttention(x, how), attention(x), x)
+}
+
+/** Offsets, lengths or slots on the device. */
+export function ints(values: ArrayLike<number> | null | undefined): Tensor | null {
+  return values ? tensor(Int32Array.from(values), { device: dut }) : null
+}
+
+export interface Pages {
+  k: NDArray // (pages, page, hk, d)
+  v: NDArray
+  blockTable: NDArray // (n, blocks)
+}
+
+/**
+ * Each sequence's keys (length, hk, d) and values cut into pages, which lie in no order among others that are NaN; `room` more
+ * keys fit each sequence. Entries of the table that no key is behind are not pages.
+ */
+export function paged(random: Random, page: number, k: readonly NDArray[], v: readonly NDArray[], room = 0): Pages {
+  const needed = k.map((a) => Math.ceil((a.shape[0]! + room) / page))
+  const count = needed.reduce((a, b) => a + b, 3)
+  const free = Array.from({ length: count }, (_, i) => i)
+  const blockTable = new NDArray([k.length, Math.max(1, ...needed) + 1]).map(() => -1)
+  const [hk, d] = k[0]!.shape.slice(1) as [number, number]
+  const pages = { k: new NDArray([count, page, hk, d]), v: new NDArray([count, page, hk, v[0]!.shape[2]!]), blockTable }
+  pages.k.data.fill(NaN)
+  pages.v.data.fill(NaN)
+  needed.forEach((blocks, r) => {
+    for (let b = 0; b < blocks; b++) {
+      const at = free.splice(random.int(0, free.length - 1), 1)[0]!
+      blockTable.set(at, r, b)
+      for (const [from, to] of [
+        [k[r]!, pages.k],
+        [v[r]!, pages.v],
+      ] as const) {
+        const rows = from.slice(0, b * page, Math.max(0, Math.min(page, from.shape[0]! - b * page)))
+        to.data.set(rows.data, to.offset(at))
+      }
+    }
+  })
+  return pages
 }
