@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { flashAttention, flashAttentionVarlen, type Tensor } from '../../lib/index.js'
-import { NDArray } from '../reference/array.js'
+import type { NDArray } from '../reference/array.js'
 import { attentionVarlen, type PackedInputs } from '../reference/attention_cache.js'
 import { expectAttention, goldenInputs, heldIn, ints, paged, scoreOptions } from '../support/attention.js'
 import { describeOp, expectKernel, put } from '../support/device.js'
