@@ -169,6 +169,14 @@ inline void attn_load_query(const FlashAttention& p, const AttnScores& scores, c
   for (int64_t c = 0; c < d; c += W) store(to + c, load(to + c) * set1(scores.factor));
 }
 
+// Asks for a query that will be loaded soon: it may lie pages from the one before.
+SEQMIX_VERB void attn_prefetch_query(const FlashAttention& p, const AttnSequence& s, int64_t i, int64_t h) {
+  const int64_t at = s.q_row * p.q.stride[0] + (s.q0 + i) * p.q.stride[1] + h * p.q.stride[2];
+  const int64_t size = size_of(p.q.dtype);
+  for (int64_t line = 0; line < p.q.shape[3] * size; line += 64)
+    __builtin_prefetch(pointer<const char>(p.q) + at * size + line);
+}
+
 // 2^t for t <= 0, 0 below 2^-126; NaN stays. N vectors side by side, as with exp_normal.
 template <int N>
 SEQMIX_VERB void attn_weights(vf* t) {

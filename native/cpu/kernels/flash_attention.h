@@ -48,7 +48,7 @@ inline AttnPlan attn_plan(const FlashAttention& p, const AttnSequence& s, int th
     plan.head_blocks = hk;
     // Rows do not know of each other, so that they may be shared out by the threads there are.
     const int64_t share = p.sequences * s.queries * p.q.shape[2] / (4 * threads);
-    plan.queries = most(1, least(kAttnRows, most(4 * kTileRows, share)) / group);
+    plan.queries = most(1, least(kAttnRows, most(4 * kAttnTall, share)) / group);
     plan.query_blocks = ceil_div(s.queries, plan.queries);
     const int64_t block = attn_block(p);
     attn_cut_keys(p, plan, rows <= kTilesPartRows ? kTilesPart : most(1, s.keys), block);
@@ -126,6 +126,35 @@ static void attn_few_sequences(const AttnWork& work) {
   });
 }
 
+// Blocks of the sequences that several items of a head read are packed once, by all threads, so long as there is room:
+// by sequence, (KV head, block), or null.
+static const AttnBlock* const* attn_share_blocks(const AttnWork& work, const AttnTiles& t) {
+  const AttnBlock** const shared = scratch<const AttnBlock*>(work.context, work.p.sequences);
+  const int64_t hk = work.p.k.shape[2], size = t.block * (t.d + t.wide);
+  int64_t left = kAttnShared / static_cast<int64_t>(sizeof(float));
+  for (int64_t r = 0; r < work.p.sequences; r++) {
+    const AttnPlan& plan = work.plans[r];
+    const AttnSequence& s = work.sequences[r];
+    shared[r] = nullptr;
+    if (plan.few || plan.query_blocks <= 1) continue;
+    const int64_t first = plan.keys.begin / t.block, count = ceil_div(plan.keys.end, t.block) - first;
+    if (count <= 0 || count * hk * size > left) continue;
+    left -= count * hk * size;
+    AttnBlock* const blocks = scratch<AttnBlock>(work.context, count * hk);
+    float* const memory = scratch<float>(work.context, count * hk * size);
+    shared[r] = blocks;
+    parallel_for(work.context, count * hk, [&](int64_t i, int) {
+      const int64_t head = i % hk, b = i / hk, j = (first + b) * t.block;
+      float* const keys = memory + (head * count + b) * size;
+      float* const values = keys + t.block * t.d;
+      const bool finite =
+          t.pack(t, s, head, j, most(0, plan.keys.begin - j), least(t.block, plan.keys.end - j), keys, values);
+      blocks[head * count + b] = {keys, values, finite};
+    });
+  }
+  return shared;
+}
+
 static void attn_tile_sequences(const AttnWork& work) {
   const AttnTiles t(work.p, work.scores);
   int64_t rows = 0;
@@ -133,13 +162,17 @@ static void attn_tile_sequences(const AttnWork& work) {
     if (!work.plans[r].few) rows = most(rows, t.group * least(work.plans[r].queries, work.sequences[r].queries));
   const int64_t floats = ceil_div(AttnRoom::floats(t.block, t.d, t.wide, rows), 64) * 64 + 64;
   float* const memory = scratch<float>(work.context, floats * work.context.threads);
+  const AttnBlock* const* const shared = attn_share_blocks(work, t);
   attn_items(work, false, [&](int64_t r, int64_t i, int thread) {
     const AttnPlan& plan = work.plans[r];
     // the last queries first: under a causal mask they have the most to do
-    const int64_t block = plan.query_blocks - 1 - i / (plan.parts * plan.head_blocks);
+    const int64_t q = plan.query_blocks - 1 - i / (plan.parts * plan.head_blocks);
     const int64_t n = i / plan.head_blocks % plan.parts, head = i % plan.head_blocks;
-    const int64_t i0 = block * plan.queries, i1 = least(work.sequences[r].queries, i0 + plan.queries);
-    attn_item(t, work.sequences[r], {r, head, i0, i1, work.keys(r, n, i0, i1), work.part(r, n)},
+    const int64_t i0 = q * plan.queries, i1 = least(work.sequences[r].queries, i0 + plan.queries);
+    const int64_t first = plan.keys.begin / t.block, count = ceil_div(plan.keys.end, t.block) - first;
+    attn_item(t, work.sequences[r],
+              {r, head, i0, i1, work.keys(r, n, i0, i1), work.part(r, n),
+               shared[r] ? shared[r] + head * count : nullptr, first},
               AttnRoom(memory + thread * floats, t.block, t.d, t.wide, rows));
   });
 }
