@@ -2,9 +2,11 @@ import { afterAll, expect, test } from 'vitest'
 import * as seqmix from '../../lib/index.js'
 import { setThreads, type Tensor } from '../../lib/index.js'
 import { NDArray } from '../reference/array.js'
+import type { ScoreOptions } from '../reference/attention.js'
 import { describeOp, put } from '../support/device.js'
 import { floatTypes, rounded, roundedTo, type FloatType } from '../support/floats.js'
 import { Random } from '../support/random.js'
+import { attentionInputs, heldIn, runAttention, type AttentionSizes } from '../support/attention.js'
 import { runConv } from '../support/conv.js'
 import { run, scanInputs, scanTypes } from '../support/scan.js'
 import { runSsd, seenBy, ssdInputs, type SsdHow } from '../support/ssd.js'
@@ -28,6 +30,10 @@ const ops: Record<string, () => Tensor[]> = {
   'ssdChunkScan, token by token': ssd({ b: 1, L: 200, h: 3, p: 70, n: 20 }, { mode: 'recurrent' }),
   'ssdChunkScan, quadratic': ssd({ b: 1, L: 600, h: 5, p: 20, n: 16 }, { mode: 'quadratic' }),
   'ssdChunkScan, as it chooses': ssd({ b: 1, L: 400, h: 3, p: 64, n: 64 }, {}),
+  'flashAttention, one head': attention({ b: 1, sq: 500, sk: 700, hq: 1, hk: 1, d: 32 }, { causal: true }),
+  'flashAttention, groups and a window': attention({ b: 2, sq: 90, sk: 300, hq: 6, hk: 2, d: 40 }, { window: [50, 7] }),
+  'flashAttention, few queries over many keys': attention({ b: 1, sq: 20, sk: 6000, hq: 2, hk: 1, d: 16 }, {}),
+  'flashAttention, one query over many keys': attention({ b: 2, sq: 1, sk: 4000, hq: 8, hk: 2, d: 64 }, {}),
   selectiveStateUpdate: () => {
     const [b, d, n] = [3, 500, 16]
     const state = fixed('state', [b, d, n])
@@ -97,6 +103,14 @@ function scan(sizes: Parameters<typeof scanInputs>[1], layout: 'plain' | 'swappe
 function ssd(sizes: Parameters<typeof ssdInputs>[1], how: SsdHow): () => Tensor[] {
   const x = seenBy(ssdInputs(random, sizes), how.types)
   return () => Object.values(runSsd(x, how))
+}
+
+function attention(sizes: AttentionSizes, options: ScoreOptions): () => Tensor[] {
+  const given = { ...attentionInputs(random, sizes), ...options }
+  return () => {
+    const x = cached(given, () => heldIn(given, dtype))
+    return Object.values(runAttention(x, { dtype }))
+  }
 }
 
 function numbers(name: string, shape: number[]): NDArray {
