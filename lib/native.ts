@@ -143,8 +143,11 @@ export interface Native {
     x: Handle,
     weight: Optional,
     residual: Optional,
+    z: Optional,
     eps: number,
+    groupSize: number,
     residualInFp32: boolean,
+    normBeforeGate: boolean,
   ): Handle | [Handle, Handle]
   linear(x: Handle, weight: Handle, bias: Optional, residual: Optional, activation: number): Handle
   embedding(ids: Handle, table: Handle, dtype: number): Handle

@@ -11,41 +11,49 @@ namespace {
 
 constexpr double kInfinity = INFINITY;
 
-struct NormDtypes {
+struct Norm {
   DType x, residual, weight;
   bool sum_in_float32;
+  int64_t groups = 1;
+  enum { ungated, before, after } gate = ungated;
 };
 
-void check_rms_norm(int64_t n, bool residual, bool weighted, const NormDtypes& dtypes) {
-  const int64_t rows = 5;
-  const Array x = numbers(dtypes.x, {rows, n}, -3, 3, {{}, 2}), r = numbers(dtypes.residual, {rows, n});
-  const Array weight = numbers(dtypes.weight, {n});
+void check_rms_norm(int64_t n, bool residual, bool weighted, const Norm& norm) {
+  const int64_t rows = 5, group = n / norm.groups;
+  const Array x = numbers(norm.x, {rows, n}, -3, 3, {{}, 2}), r = numbers(norm.residual, {rows, n});
+  const Array z = numbers(norm.x, {rows, n}, -6, 6, {{}, 3}), weight = numbers(norm.weight, {n});
   RmsNorm p;
   p.x = x.view;
   if (residual) p.residual = r.view;
   if (weighted) p.weight = weight.view;
-  p.sum_in_float32 = dtypes.sum_in_float32;
+  if (norm.gate != Norm::ungated) p.z = z.view;
+  p.norm_before_gate = norm.gate == Norm::after;
+  p.sum_in_float32 = norm.sum_in_float32;
+  if (norm.groups > 1) p.group = group;
   p.validate();
-  Array out(dtypes.x, {rows, n}), sum(residual ? p.sum.dtype : DType::float32, {rows, n});
+  Array out(norm.x, {rows, n}), sum(residual ? p.sum.dtype : DType::float32, {rows, n});
   p.out = out.view;
   if (residual) p.sum = sum.view;
   std::vector<double> want(rows * n), want_sum(rows * n);
-  for (int64_t i = 0; i < rows; i++) {
+  const auto gate = [&](int64_t i) { return z.at(i) / (1 + std::exp(-z.at(i))); };
+  for (int64_t from = 0; from < rows * n; from += group) {
     double squares = 0;
-    for (int64_t j = 0; j < n; j++) {
+    for (int64_t i = from; i < from + group; i++) {
       // in one float32 rounding; that of the second output comes after what is normed
-      const double v = rounded(DType::float32, x.at(i * n + j) + (residual ? r.at(i * n + j) : 0));
-      want[i * n + j] = v;
-      want_sum[i * n + j] = rounded(sum.view.dtype, v);
-      squares += v * v;
+      const double v = rounded(DType::float32, x.at(i) + (residual ? r.at(i) : 0));
+      want[i] = norm.gate == Norm::before ? v * gate(i) : v;
+      want_sum[i] = rounded(sum.view.dtype, v);
+      squares += want[i] * want[i];
     }
-    for (int64_t j = 0; j < n; j++)
-      want[i * n + j] *= (weighted ? weight.at(j) : 1) / std::sqrt(squares / n + static_cast<double>(p.eps));
+    for (int64_t i = from; i < from + group; i++)
+      want[i] *= (weighted ? weight.at(i % n) : 1) / std::sqrt(squares / group + static_cast<double>(p.eps)) *
+                 (norm.gate == Norm::after ? gate(i) : 1);
   }
-  const std::string name = std::to_string(n) + " of " + name_of(dtypes.x) + " and " + name_of(dtypes.residual);
+  const std::string name = std::to_string(n) + " of " + name_of(norm.x) + " and " + name_of(norm.residual) + ", gate " +
+                           std::to_string(norm.gate) + ", groups " + std::to_string(norm.groups);
   run_everywhere("rms_norm " + name, p, {&out, &sum}, [&](const std::string& where, const Outcome&) {
-    if (dtypes.x == DType::float32)
-      expect_close(where, out, want, 2e-7);
+    if (norm.x == DType::float32)
+      expect_close(where, out, want, norm.gate == Norm::ungated ? 2e-7 : 4e-7);
     else
       expect_close(where, out, want);
     if (residual) expect_close(where + " sum", sum, want_sum, 0);
@@ -64,6 +72,15 @@ TEST(rms_norm) {
         for (const DType residual : {x, DType::float32})
           for (const bool wide : {false, true}) check_rms_norm(n, true, true, {x, residual, weight, wide});
       }
+}
+
+TEST(gated_rms_norm) {
+  for (const auto gate : {Norm::ungated, Norm::before, Norm::after})
+    for (const DType x : kFloats)
+      for (const int64_t groups : {1, 3})
+        for (const int64_t n : {3, 21, 48, 300, 6003})
+          for (const bool residual : {false, true})
+            check_rms_norm(n, residual, n != 48, {x, DType::float32, x, false, groups, gate});
 }
 
 TEST(softmax) {

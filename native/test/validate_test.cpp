@@ -294,12 +294,18 @@ TEST(validate_rows) {
       {{"x", &Linear::x}, {"weight", &Linear::weight}, {"bias", &Linear::bias}, {"residual", &Linear::residual}});
   const auto norm = [] {
     RmsNorm p;
-    p.x = p.residual = floats({2, 3, 4});
+    p.x = p.residual = p.z = floats({2, 3, 4});
     p.weight = floats({4});
     return p;
   };
-  check_operands<RmsNorm>("rmsNorm", norm,
-                          {{"x", &RmsNorm::x}, {"weight", &RmsNorm::weight}, {"residual", &RmsNorm::residual}});
+  check_operands<RmsNorm>(
+      "rmsNorm", norm,
+      {{"x", &RmsNorm::x}, {"weight", &RmsNorm::weight}, {"residual", &RmsNorm::residual}, {"z", &RmsNorm::z}});
+  for (const int64_t group : {-1, 3, 8}) {
+    RmsNorm p = norm();
+    p.group = group;
+    expect_refused([&] { p.validate(); }, "groupSize", Code::option_range, "groups of " + std::to_string(group));
+  }
   for (const float eps : {-1.0f, std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     RmsNorm p = norm();
     p.eps = eps;

@@ -61,6 +61,7 @@ const ops: Record<string, () => Tensor[]> = {
   rmsNorm: () => [
     seqmix.rmsNorm(fixed('x', [300, 700]), fixed('w', [700])),
     seqmix.rmsNorm(fixed('long', [1, 60000]), null),
+    seqmix.rmsNorm(fixed('x', [300, 700]), fixed('w', [700]), { z: fixed('z', [300, 700]), groupSize: 70 }),
   ],
   linear: () => [
     seqmix.linear(fixed('x', [1, 1000]), fixed('w', [500, 1000])),

@@ -263,7 +263,14 @@ export const calls: Record<string, Call> = {
   rmsNorm: {
     run: seqmix.rmsNorm,
     args: () => [f32(2, 3), f32(3)],
-    options: () => ({ eps: 1e-6, residual: f32(2, 3), residualInFp32: true }),
+    options: () => ({
+      eps: 1e-6,
+      residual: f32(2, 3),
+      residualInFp32: true,
+      z: f32(2, 3),
+      groupSize: 3,
+      normBeforeGate: true,
+    }),
   },
   linear: {
     run: seqmix.linear,

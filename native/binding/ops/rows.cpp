@@ -65,20 +65,24 @@ Napi::Value sample(const Napi::CallbackInfo& info) {
   return call.run(p);
 }
 
-// (x, weight, residual, eps, residualInFp32)
+// (x, weight, residual, z, eps, groupSize, residualInFp32, normBeforeGate): groupSize 0 for all of a row
 Napi::Value rms_norm(const Napi::CallbackInfo& info) {
   Call call(info);
   RmsNorm p;
   p.x = call.tensor(0, "x");
   p.weight = call.optional(1, "weight");
   p.residual = call.optional(2, "residual");
-  p.eps = static_cast<float>(call.number(3));
-  p.sum_in_float32 = call.flag(4);
+  p.z = call.optional(3, "z");
+  p.eps = static_cast<float>(call.number(4));
+  p.group = call.whole(5);
+  p.sum_in_float32 = call.flag(6);
+  p.norm_before_gate = call.flag(7);
   p.validate();
   call.allocate(p.out);
   call.allocate(p.sum);
   call.rows(p.x);
   call.rows(p.residual);
+  call.rows(p.z);
   call.unit_last_stride(p.weight);
   call.rows(p.out);
   call.rows(p.sum);

@@ -84,9 +84,18 @@ void RmsNorm::validate() {
     const bool wide = residual.dtype == DType::float32 || sum_in_float32;
     sum = dense(wide ? DType::float32 : x.dtype, x.shape, x.rank);
   }
+  if (z.present) {
+    expect_same_dtype("z", z, x, "as x has");
+    expect_like("z", z, x, "as x has");
+  }
+  const int64_t n = x.shape[x.rank - 1];
+  if (group < 0 || (group > 0 && n % group != 0))
+    fail(Code::option_range, "groupSize", "a divisor of x's last dimension, " + std::to_string(n),
+         std::to_string(group));
+  if (group == 0) group = n;
   if (!(eps >= 0) || std::isinf(eps)) fail(Code::option_range, "eps", "a finite number ≥ 0", std::to_string(eps));
   out = dense(x.dtype, x.shape, x.rank);
-  work = 1.0 * x.size() * 5;
+  work = 1.0 * x.size() * (z.present ? 25 : 5);
 }
 
 void Linear::validate() {

@@ -43,13 +43,16 @@ struct Sample : Problem {
   void validate();
 };
 
-// out = x / sqrt(mean(x²) + eps) · weight over the last dimension, of x + residual where there is one; that sum is the
-// second output, in float32 where the residual is or where that is asked for.
+// out = x / sqrt(mean(x²) + eps) · weight over groups of the last dimension, of x + residual where there is one; that
+// sum is the second output, in float32 where the residual is or where that is asked for. With a gate z, what is normed
+// is multiplied by silu(z) before the norm, or the norm is, after it.
 struct RmsNorm : Problem {
-  View x, residual;  // (rows, n); residual may be absent
-  View weight;       // (n), stride 1; may be absent: 1
+  View x, residual, z;  // (rows, n); residual and z may be absent
+  View weight;          // (n), stride 1; may be absent: 1
+  int64_t group = 0;    // elements that are normed together, a divisor of n; 0: all of them, which validate() fills in
   float eps = 1e-5f;
   bool sum_in_float32 = false;
+  bool norm_before_gate = false;
   View out, sum;  // (rows, n); sum is absent without a residual
   RmsNorm() : Problem(Op::rms_norm, sizeof(RmsNorm)) {}
   void validate();

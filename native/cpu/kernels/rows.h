@@ -142,58 +142,94 @@ struct Added {
   SEQMIX_VERB vf at(int64_t i, int64_t n) const { return load_some(x + i, n) + load_some(residual + i, n); }
 };
 
-// `weight` and `sums`, where the row itself is kept, may be null.
+// Factors of each element of a row; any of them may be null.
+struct Factors {
+  const float* before;  // silu(z), of what is normed
+  const float* after;   // silu(z), of the norm
+  const float* weight;
+};
+
+// silu of a row as float32: an exponential is what a gate costs beside its bytes, so four vectors go side by side.
+template <class T>
+static void silu_row(const T* z, float* out, int64_t n) {
+  int64_t i = 0;
+  for (; i + 4 * W <= n; i += 4 * W) {
+    vf v[4] = {load(z + i), load(z + i + W), load(z + i + 2 * W), load(z + i + 3 * W)};
+    silu<4>(v);
+    for (int k = 0; k < 4; k++) store(out + i + k * W, v[k]);
+  }
+  for (; i < n; i += W) store_some(out + i, silu(load_some(z + i, least(W, n - i))), least(W, n - i));
+}
+
+// `sums`, where the row itself is kept, may be null.
 template <class Row, class S, class T>
-SEQMIX_VERB void norm_row(const Row& row, const float* weight, float eps, S* sums, T* out, int64_t n) {
-  const double squares = row_sum(n, [&](int64_t i, int64_t count) {
+SEQMIX_VERB void norm_row(const Row& row, const Factors& by, const RmsNorm& p, S* sums, T* out) {
+  const int64_t n = p.x.shape[1];
+  const auto at = [&](int64_t i, int64_t count) {
     const vf v = row.at(i, count);
-    if (sums) store_some(sums + i, v, count);
-    return v * v;
-  });
-  const vf inverse = set1(static_cast<float>(1.0 / __builtin_sqrt(squares / static_cast<double>(n) + eps)));
-  for (int64_t i = 0; i < n; i += W) {
-    const int64_t count = least(W, n - i);
-    vf v = row.at(i, count) * inverse;
-    if (weight) v = v * load_some(weight + i, count);
-    store_some(out + i, v, count);
+    return by.before ? v * load_some(by.before + i, count) : v;
+  };
+  for (int64_t from = 0; from < n; from += p.group) {
+    const double squares = row_sum(p.group, [&](int64_t i, int64_t count) {
+      if (sums) store_some(sums + from + i, row.at(from + i, count), count);
+      const vf v = at(from + i, count);
+      return v * v;
+    });
+    const double mean = squares / static_cast<double>(p.group);
+    const vf inverse = set1(static_cast<float>(1.0 / __builtin_sqrt(mean + p.eps)));
+    const int64_t to = from + p.group;
+    for (int64_t i = from; i < to; i += W) {
+      const int64_t count = least(W, to - i);
+      vf v = at(i, count) * inverse;
+      if (by.weight) v = v * load_some(by.weight + i, count);
+      if (by.after) v = v * load_some(by.after + i, count);
+      store_some(out + i, v, count);
+    }
   }
 }
 
-template <class T>
-inline void norm_rows(Context& context, const RmsNorm& p, const float* weight) {
+// norm(r, out, by) for every row r.
+template <class T, class F>
+inline void norm_rows(Context& context, const RmsNorm& p, const F& norm) {
+  const View wide = widened(context, p.weight);
   const int64_t n = p.x.shape[1];
-  parallel_ranges(context, p.x.shape[0], grain_of(n), [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; r++) {
-      const Alone<T> row{pointer<T>(p.x) + r * p.x.stride[0]};
-      norm_row(row, weight, p.eps, static_cast<T*>(nullptr), pointer<T>(p.out) + r * p.out.stride[0], n);
-    }
-  });
+  if (n == 0) return;
+  float* const gates = p.z.present ? scratch<float>(context, n * context.threads) : nullptr;
+  parallel_ranges(context, p.x.shape[0], grain_of(p.z.present ? 4 * n : n),
+                  [&](int64_t begin, int64_t end, int thread) {
+                    Factors by{nullptr, nullptr, wide.present ? floats(wide) : nullptr};
+                    if (p.z.present) (p.norm_before_gate ? by.after : by.before) = gates + thread * n;
+                    for (int64_t r = begin; r < end; r++) {
+                      if (p.z.present) silu_row(pointer<T>(p.z) + r * p.z.stride[0], gates + thread * n, n);
+                      norm(r, pointer<T>(p.out) + r * p.out.stride[0], by);
+                    }
+                  });
 }
 
 template <class T, class R, class S>
-inline void norm_sums(Context& context, const RmsNorm& p, const float* weight) {
-  const int64_t n = p.x.shape[1];
-  parallel_ranges(context, p.x.shape[0], grain_of(n), [&](int64_t begin, int64_t end, int) {
-    for (int64_t r = begin; r < end; r++) {
-      const Added<T, R> row{pointer<T>(p.x) + r * p.x.stride[0], pointer<R>(p.residual) + r * p.residual.stride[0]};
-      S* const sums = pointer<S>(p.sum) + r * p.sum.stride[0];
-      norm_row(row, weight, p.eps, sums, pointer<T>(p.out) + r * p.out.stride[0], n);
-    }
+inline void norm_sums(Context& context, const RmsNorm& p) {
+  norm_rows<T>(context, p, [&](int64_t r, T* out, const Factors& by) {
+    const Added<T, R> row{pointer<T>(p.x) + r * p.x.stride[0], pointer<R>(p.residual) + r * p.residual.stride[0]};
+    norm_row(row, by, p, pointer<S>(p.sum) + r * p.sum.stride[0], out);
   });
 }
 
+// The floor: x, a residual and z read once, the results written once. A row's gate is computed into memory of the
+// thread's own, which stays in its cache.
 static void rms_norm_kernel(Context& context, const Problem& problem) {
   const auto& p = static_cast<const RmsNorm&>(problem);
   context.kernel = SEQMIX_KERNEL("rms_norm");
-  const View wide = widened(context, p.weight);
-  const float* const weight = wide.present ? floats(wide) : nullptr;
   const bool wide_residual = p.residual.dtype == DType::float32, wide_sum = p.sum.dtype == DType::float32;
   with_float(p.x.dtype, [&](auto kind) {
     using T = decltype(kind);
-    if (!p.residual.present) return norm_rows<T>(context, p, weight);
-    if (wide_residual) return norm_sums<T, float, float>(context, p, weight);
-    if (wide_sum) return norm_sums<T, T, float>(context, p, weight);
-    norm_sums<T, T, T>(context, p, weight);
+    if (p.residual.present) {
+      if (wide_residual) return norm_sums<T, float, float>(context, p);
+      if (wide_sum) return norm_sums<T, T, float>(context, p);
+      return norm_sums<T, T, T>(context, p);
+    }
+    norm_rows<T>(context, p, [&](int64_t r, T* out, const Factors& by) {
+      norm_row(Alone<T>{pointer<T>(p.x) + r * p.x.stride[0]}, by, p, static_cast<T*>(nullptr), out);
+    });
   });
 }
 

@@ -14,7 +14,7 @@ int threads_for(int64_t n) { return n <= 128 ? 32 : n <= 1024 ? 128 : n <= 16384
 // As many as keep a row of n elements in registers, where it fits.
 template <int V>
 int threads_to_keep(int64_t n) {
-  return static_cast<int>(std::clamp<int64_t>(ceil_div(n, V * kKept<V> * 32) * 32, 32, 1024));
+  return static_cast<int>(std::clamp<int64_t>(ceil_div(n, V * kKept<V> * 32) * 32, 32, kNormThreads));
 }
 
 // Rows of n elements can be read and written V at a time.
@@ -51,28 +51,40 @@ void argmax(Context& c, const Problem& problem) {
 }
 
 // S: of the sum.
-template <class T, class S>
-void rms_norm(Context& c, const Problem& problem) {
-  const auto& p = static_cast<const RmsNorm&>(problem);
-  RmsNormRows<T, S> r{};
-  r.x = rows_of<T>(p.x);
+template <class T, class S, class Gate>
+void rms_norm_with(Context& c, const RmsNorm& p, const Gate& gate) {
+  RmsNormRows<T, S, Gate> r{};
+  r.x = p.x.as<T>();
   r.residual = p.residual.present ? p.residual.data : nullptr;
   r.residual_dtype = p.residual.dtype;
-  r.residual_stride = p.residual.stride[0];
   r.weight = weights_of(p.weight);
   r.out = p.out.as<T>();
   r.sum = p.residual.present ? p.sum.as<S>() : nullptr;
+  r.x_stride = p.x.stride[0];
+  r.residual_stride = p.residual.stride[0];
   r.out_stride = p.out.stride[0];
   r.sum_stride = p.sum.stride[0];
+  if (p.x.shape[0] == 0 || p.x.shape[1] == 0) return;
+  r.n = p.group;
   r.rows = p.x.shape[0];
-  r.n = p.x.shape[1];
+  r.width = p.x.shape[1];
   r.eps = p.eps;
-  if (r.rows == 0 || r.n == 0) return;
+  r.gate = gate;
   constexpr int V = kWide<T>;
-  const bool wide = all_aligned({&p.x, &p.residual, &p.out, &p.sum}, r.n, V);
+  const bool wide = all_aligned({&p.x, &p.residual, &p.z, &p.out, &p.sum}, r.n, V);
   r.weight_together = together(p.weight, wide ? V : 1);
-  const auto kernel = wide ? rms_norm_rows<T, S, V> : rms_norm_rows<T, S, 1>;
-  kernel<<<grid_for(c, r.rows, 64), wide ? threads_to_keep<V>(r.n) : threads_to_keep<1>(r.n), 0, c.stream>>>(r);
+  const auto kernel = wide ? rms_norm_rows<T, S, V, Gate> : rms_norm_rows<T, S, 1, Gate>;
+  const int threads = wide ? threads_to_keep<V>(r.n) : threads_to_keep<1>(r.n);
+  const unsigned across = static_cast<unsigned>(std::min<int64_t>(r.width / r.n, 64));
+  const unsigned down = std::max(1u, grid_for(c, r.rows * across, 64) / across);
+  set_off(c, kernel, dim3(down, across), threads, r);
+}
+
+template <class T, class S>
+void rms_norm(Context& c, const Problem& problem) {
+  const auto& p = static_cast<const RmsNorm&>(problem);
+  if (!p.z.present) return rms_norm_with<T, S>(c, p, Ungated{});
+  rms_norm_with<T, S>(c, p, Gated<T>{p.z.as<T>(), p.z.stride[0], p.norm_before_gate});
 }
 
 template <class T>

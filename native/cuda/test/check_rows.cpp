@@ -148,16 +148,21 @@ struct Norm {
   bool weighted, residual;
   DType dtype = DType::float32, weight = DType::float32, residual_dtype = DType::float32;
   bool sum_in_float32 = false;
+  int64_t groups = 1;
+  enum Gate { ungated, before, after } gate = ungated;
 };
 
 void check_rms_norm(int64_t rows, int64_t n, Layout layout, const Norm& k) {
   Array x = uniform({rows, n}, -2, 2, layout, k.dtype), w = uniform({n}, -1, 1, layout, k.weight);
-  Array r = uniform({rows, n}, -2, 2, Layout::dense, k.residual_dtype);
+  Array r = uniform({rows, n}, -2, 2, Layout::dense, k.residual_dtype), z = uniform({rows, n}, -6, 6, layout, k.dtype);
   RmsNorm p;
   p.x = x.view();
   if (k.weighted) p.weight = w.view();
   if (k.residual) p.residual = r.view();
+  if (k.gate != Norm::ungated) p.z = z.view();
+  p.norm_before_gate = k.gate == Norm::after;
   p.sum_in_float32 = k.sum_in_float32;
+  p.group = n / k.groups;
   p.validate();
   Array out(p.out);
   p.out = out.view();
@@ -168,21 +173,25 @@ void check_rms_norm(int64_t rows, int64_t n, Layout layout, const Norm& k) {
   }
   device.run(p);
   std::vector<double> want, sums;
-  for (int64_t i = 0; i < rows; i++) {
-    double squares = 0;
-    std::vector<double> row;
-    for (int64_t j = 0; j < n; j++) {
-      row.push_back(x.at({i, j}) + (k.residual ? r.at({i, j}) : 0));
-      squares += row.back() * row.back();
+  for (int64_t i = 0; i < rows; i++)
+    for (int64_t from = 0; from < n; from += p.group) {
+      const size_t first = want.size();
+      double squares = 0;
+      const auto gate = [&](int64_t j) { return z.at({i, j}) / (1 + std::exp(-z.at({i, j}))); };
+      for (int64_t j = from; j < from + p.group; j++) {
+        sums.push_back(x.at({i, j}) + (k.residual ? r.at({i, j}) : 0));
+        want.push_back(sums.back() * (k.gate == Norm::before ? gate(j) : 1));
+        squares += want.back() * want.back();
+      }
+      for (int64_t j = from; j < from + p.group; j++)
+        want[first + static_cast<size_t>(j - from)] *= (k.weighted ? w.at({j}) : 1) *
+                                                       (k.gate == Norm::after ? gate(j) : 1) /
+                                                       std::sqrt(squares / static_cast<double>(p.group) + p.eps);
     }
-    for (int64_t j = 0; j < n; j++) {
-      want.push_back(row[static_cast<size_t>(j)] / std::sqrt(squares / static_cast<double>(n) + p.eps) *
-                     (k.weighted ? w.at({j}) : 1));
-      sums.push_back(row[static_cast<size_t>(j)]);
-    }
-  }
-  expect_close("rms_norm " + std::to_string(n), out, want, 1e-6);
-  if (k.residual) expect_close("rms_norm, sum", sum, sums, 1e-7);
+  const std::string what =
+      "rms_norm " + std::to_string(n) + ", groups " + std::to_string(k.groups) + ", gate " + std::to_string(k.gate);
+  expect_close(what, out, want, 1e-6);
+  if (k.residual) expect_close(what + ", sum", sum, sums, 1e-7);
 }
 
 void check_rms_norm(int64_t n, Layout layout) {
@@ -193,6 +202,15 @@ void check_rms_norm(int64_t n, Layout layout) {
       check_rms_norm(3, n, layout, {true, true, dtype, weight, dtype, true});
       check_rms_norm(3, n, layout, {false, true, dtype, weight, DType::float32, false});
     }
+}
+
+void check_gated_norm(int64_t n, Layout layout) {
+  for (const DType dtype : kFloats)
+    for (const Norm::Gate gate : {Norm::ungated, Norm::before, Norm::after})
+      for (const int64_t groups : {1, 4}) {
+        check_rms_norm(5, n, layout, {true, false, dtype, dtype, dtype, false, groups, gate});
+        check_rms_norm(5, n, layout, {false, true, dtype, dtype, dtype, true, groups, gate});
+      }
 }
 
 void check_embedding(int64_t n, Layout layout, DType type, DType from, DType to) {
@@ -225,6 +243,7 @@ void check_rows() {
           check_topk(5, n, k, layout, dtype);
       }
     }
+    for (const int64_t n : {4, 124, 256, 1536, 5012, 40000}) check_gated_norm(n, layout);
     for (const DType dtype : kFloats) {
       check_topk(2, 40000, 3000, layout, dtype);
       check_rms_norm(500, 768, layout, {true, true, dtype, dtype, dtype, false});
