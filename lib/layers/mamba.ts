@@ -11,13 +11,20 @@
 // The layer computes in the dtype of its input; its weights keep the dtypes they came in. Sums and the states of the scan
 // are float32, and so is A, whatever A_log was stored in.
 
-import { floatOption, isFloat, type FloatDType } from '../dtype.js'
+import { floatOption, type FloatDType } from '../dtype.js'
 import type { Device } from '../index.js'
-import { SeqmixError, rangeError, shown, typeError } from '../errors.js'
-import { causalConv1d, causalConv1dUpdate, linear, rmsNorm, selectiveScan, selectiveStateUpdate } from '../index.js'
-import { Tensor, scope, tensor } from '../index.js'
+import {
+  causalConv1dUpdate,
+  linear,
+  rmsNorm,
+  scope,
+  selectiveScan,
+  selectiveStateUpdate,
+  type Tensor,
+} from '../index.js'
 import { checkOptions, number } from '../options.js'
 import { MambaCache } from './mamba-cache.js'
+import { checkActivation, convolve, expectCache, expectContext, negativeExp } from './ssm.js'
 import { expectObject, layerDevice, sizeIn, Weights, type StateDict } from './state.js'
 
 /** A Mamba layer's part of config.json, under the names it has there. */
@@ -169,12 +176,12 @@ export class Mamba {
    */
   forward(x: Tensor, cache?: MambaCache, options: { residual?: Tensor } = {}): Tensor {
     const { channels } = this.sizes
-    expectContext(x, 3, cache, options)
+    expectContext(x, 3, cache === undefined ? cache : expectCache(cache, MambaCache), options)
     return scope(() => {
       const projected = linear(x, this.inProj, { bias: this.inBias })
       const input = projected.narrow(2, 0, channels).transpose(1, 2)
       const z = projected.narrow(2, channels, channels).transpose(1, 2)
-      const u = this.convolve(input, cache)
+      const u = convolve(input, this.convWeight, this.convBias, cache)
       const { dt, B, C } = this.selectAll(u)
       const y = this.scan(u, dt, B, C, z, cache)
       return linear(y.transpose(1, 2), this.outProj, { bias: this.outBias, residual: options.residual })
@@ -191,7 +198,7 @@ export class Mamba {
    */
   step(x: Tensor, cache: MambaCache, options: { residual?: Tensor } = {}): Tensor {
     const { channels, rank, states } = this.sizes
-    expectContext(x, 2, expectCache(cache), options)
+    expectContext(x, 2, expectCache(cache, MambaCache), options)
     return scope(() => {
       const projected = linear(x, this.inProj, { bias: this.inBias })
       const input = projected.narrow(1, 0, channels)
@@ -221,19 +228,6 @@ export class Mamba {
     this.weights.dispose()
   }
 
-  // (b, d, L) → (b, d, L)
-  private convolve(input: Tensor, cache: MambaCache | undefined): Tensor {
-    const options = { bias: this.convBias, activation: 'silu' } as const
-    if (!cache) return causalConv1d(input, this.convWeight, options)
-    const { out, finalStates } = causalConv1d(input, this.convWeight, {
-      ...options,
-      initialStates: cache.convState,
-      returnFinalStates: true,
-    })
-    cache.keepInputs(finalStates)
-    return out
-  }
-
   // u (b, d, L) → Δ before its bias (b, d, L), B and C (b, n, L), all of them views
   private selectAll(u: Tensor): { dt: Tensor; B: Tensor; C: Tensor } {
     const { rank, states } = this.sizes
@@ -260,52 +254,4 @@ export class Mamba {
     const eps = this.config.mixer_rms_eps
     return eps === undefined ? x : rmsNorm(x, null, { eps })
   }
-}
-
-// What would be refused only after the cache has changed is refused before.
-function expectContext(x: Tensor, rank: number, cache: MambaCache | undefined, options: { residual?: Tensor }): void {
-  checkOptions(options, ['residual'])
-  if (!Tensor.isTensor(x)) throw typeError('ERR_DTYPE', 'x', 'a Tensor', shown(x))
-  const shape = (t: Tensor): string => `(${t.shape.join(', ')})`
-  if (!isFloat(x.dtype)) throw typeError('ERR_DTYPE', 'x', 'float32, float16 or bfloat16', x.dtype)
-  if (x.shape.length !== rank) {
-    throw rangeError('ERR_SHAPE', 'x', rank === 3 ? 'shape (b, L, hidden)' : 'shape (b, hidden)', shape(x))
-  }
-  const { residual } = options
-  if (residual !== undefined && (!Tensor.isTensor(residual) || shape(residual) !== shape(x))) {
-    throw rangeError(
-      'ERR_SHAPE',
-      'residual',
-      `shape ${shape(x)} as x has`,
-      Tensor.isTensor(residual) ? shape(residual) : shown(residual),
-    )
-  }
-  if (residual !== undefined && residual.dtype !== x.dtype) {
-    throw typeError('ERR_DTYPE', 'residual', `${x.dtype} as x has`, residual.dtype)
-  }
-  if (cache !== undefined && expectCache(cache).batch !== x.shape[0]) {
-    throw rangeError('ERR_SHAPE', 'cache', `a batch of ${x.shape[0]} as x has`, `${cache.batch}`)
-  }
-}
-
-function expectCache(cache: unknown): MambaCache {
-  if (cache instanceof MambaCache) return cache
-  throw typeError('ERR_OPTION', 'cache', 'what newCache returns', shown(cache))
-}
-
-/** Throws ERR_UNSUPPORTED for an activation that the layer does not have. */
-export function checkActivation(name: unknown = 'silu'): void {
-  if (name === 'silu' || name === 'swish') return
-  throw new SeqmixError(
-    'ERR_UNSUPPORTED',
-    `hidden_act: expected 'silu', the one a Mamba layer supports, got ${shown(name)}`,
-  )
-}
-
-// In float64 and rounded once: nothing is lost beyond what the stored value lost.
-function negativeExp(values: Float32Array, shape: readonly number[], device: Device): Tensor {
-  return tensor(
-    values.map((v) => -Math.exp(v)),
-    { shape: [...shape], device },
-  )
 }
