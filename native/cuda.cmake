@@ -50,7 +50,7 @@ target_link_options(seqmix_cuda_tests PRIVATE -static-libstdc++ -static-libgcc)
 
 # Times what is bound by bytes against a copy. Built on demand: cmake --build <tree> --target seqmix_cuda_time_mem
 set(cuda_time_mem_sources native/cuda/test/time_mem.cu native/cuda/launch/causal_conv1d.cu
-  native/cuda/launch/selective_state_update.cu)
+  native/cuda/launch/selective_state_update.cu native/cuda/launch/rows.cu)
 set_source_files_properties(native/cuda/test/time_mem.cu PROPERTIES COMPILE_OPTIONS "${cuda_any}")
 add_executable(seqmix_cuda_time_mem EXCLUDE_FROM_ALL ${cuda_time_mem_sources})
 set_target_properties(seqmix_cuda_time_mem PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_SOURCE_DIR}/build/Release

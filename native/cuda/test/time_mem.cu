@@ -1,6 +1,6 @@
-// Times the convolution and the one-token update by events and holds them against a copy measured in the same run: both
-// are bound by bytes. Each time is the median of several, each of a CUDA graph that sets the op off several times.
-// usage: seqmix_cuda_time_mem
+// Times the convolution, the one-token update and the norms by events and holds them against a copy measured in the
+// same run: all of them are bound by bytes. Each time is the median of several, each of a CUDA graph that sets the op
+// off several times. usage: seqmix_cuda_time_mem
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -11,6 +11,7 @@
 
 #include "core/layout.h"
 #include "core/problem/causal_conv1d.h"
+#include "core/problem/rows.h"
 #include "core/problem/selective_state_update.h"
 #include "cuda/kernels/any/vector.cuh"
 #include "cuda/launch/launch.h"
@@ -172,6 +173,27 @@ void update(Timer& t, int64_t b, int64_t h, int64_t p, int64_t n, bool per_head,
   t.release();
 }
 
+// Of rows that lie within wider ones, as a projection's parts do: z with 1.25 times the stride.
+void norm(Timer& t, int64_t rows, int64_t n, bool gated, int64_t groups, DType dtype) {
+  RmsNorm p;
+  p.x = t.uniform(shaped({rows, n}, dtype), -1, 1);
+  if (gated) {
+    p.z = t.uniform(shaped({rows, n + n / 4}, dtype), -4, 4);
+    p.z.shape[1] = n;
+  }
+  p.weight = t.uniform(shaped({n}), 0.5f, 1.5f);
+  p.group = n / groups;
+  p.validate();
+  p.out = t.described(p.out);
+  const double bytes = (gated ? 3.0 : 2.0) * static_cast<double>(rows * n * size_of(dtype));
+  const double time = t.seconds(calls_for(bytes), [&] { launch_rms_norm(t.context, p); });
+  char what[96];
+  std::snprintf(what, sizeof what, "rmsNorm %s%s %ldx%ld in %ld", name_of(dtype), gated ? " gated" : "",
+                static_cast<long>(rows), static_cast<long>(n), static_cast<long>(groups));
+  t.report(what, bytes, time);
+  t.release();
+}
+
 }  // namespace
 
 int main() {
@@ -201,5 +223,13 @@ int main() {
     for (const int64_t b : {1, 16, 128}) update(t, b, 24, 64, 128, true, x, state);
     update(t, 64, 80, 64, 256, true, x, state);
   }
+  for (const DType dtype : {f32, bf16})
+    for (const bool gated : {false, true}) {
+      norm(t, 1, 1536, gated, 1, dtype);
+      norm(t, 16384, 1536, gated, 1, dtype);
+      norm(t, 16384, 5120, gated, 1, dtype);
+      norm(t, 16384, 5120, gated, 8, dtype);
+      norm(t, 4096, 16384, gated, 1, dtype);
+    }
   return 0;
 }
