@@ -1,6 +1,8 @@
 /** Layers built from a config and a state dict: `import { Mamba } from 'seqmix/layers'`. */
 export { Mamba, type MambaConfig, type MambaSizes } from './mamba.js'
 export { MambaCache } from './mamba-cache.js'
+export { Mamba2, type Mamba2Config, type Mamba2Sizes } from './mamba2.js'
+export { Mamba2Cache } from './mamba2-cache.js'
 export { Attention, type AttentionConfig, type AttentionOptions, type AttentionSizes } from './attention.js'
 export { MLP, type MLPConfig } from './mlp.js'
 export { Rope, type RopeConfig, type RopeParameters } from './rope.js'

@@ -4,12 +4,13 @@ import { device as findDevice, type Device, type Tensor } from '../index.js'
 import type { StoredTensor } from '../checkpoint/index.js'
 import { readTensors, saveTensors } from '../layers/cache.js'
 import { kvKinds } from '../layers/kv/index.js'
-import { MambaCache, type LayerCache } from '../layers/index.js'
+import { Mamba2Cache, MambaCache, type LayerCache } from '../layers/index.js'
 
 // How a layer's cache comes back from bytes, by its kind.
 const KINDS: Readonly<Record<string, (tensors: Readonly<Record<string, StoredTensor>>, device: Device) => LayerCache>> =
   {
     mamba: (tensors, device) => MambaCache.fromStored(tensors, device),
+    mamba2: (tensors, device) => Mamba2Cache.fromStored(tensors, device),
     ...kvKinds,
   }
 

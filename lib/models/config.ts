@@ -5,12 +5,21 @@ import { join } from 'node:path'
 
 import { damaged } from '../checkpoint/format.js'
 
-/** A config.json, and which file it came from. */
+/** A config.json, or an object in one, and which file it came from. */
 export class ConfigFile {
   constructor(
     readonly file: string,
     readonly values: Readonly<Record<string, unknown>>,
+    /** what its names begin with in messages: of an object in a file, that one's name and a point */
+    private readonly prefix = '',
   ) {}
+
+  /** The object under a name; one without values where there is none. */
+  part(name: string): ConfigFile {
+    const value = this.values[name] ?? {}
+    if (!isObject(value)) throw this.wrong(name, 'an object')
+    return new ConfigFile(this.file, value, `${this.prefix}${name}.`)
+  }
 
   /** A whole number from 1 to max. */
   count(name: string, fallback?: number, max = 2 ** 31 - 1): number {
@@ -56,6 +65,14 @@ export class ConfigFile {
     throw this.wrong(name, 'a string')
   }
 
+  /** Two numbers, the lower first; either may be infinite. */
+  range(name: string, fallback: readonly [number, number]): readonly [number, number] {
+    const value = this.values[name] ?? fallback
+    const [low, high]: unknown[] = Array.isArray(value) && value.length === 2 ? [value[0], value[1]] : []
+    if (typeof low === 'number' && typeof high === 'number' && low <= high) return [low, high]
+    throw this.wrong(name, 'two numbers, the lower first')
+  }
+
   /** A token id, a list of them, or nothing. */
   ids(name: string): number[] | undefined {
     const value = this.values[name]
@@ -66,7 +83,8 @@ export class ConfigFile {
   }
 
   private wrong(name: string, expected: string): Error {
-    return damaged(this.file, `${name}: expected ${expected}, got ${JSON.stringify(this.values[name]) ?? 'nothing'}`)
+    const got = JSON.stringify(this.values[name]) ?? 'nothing'
+    return damaged(this.file, `${this.prefix}${name}: expected ${expected}, got ${got}`)
   }
 }
 
@@ -89,10 +107,27 @@ export async function readConfig(dir: string, name: string, required: boolean): 
   }
   let value: unknown
   try {
-    value = JSON.parse(text)
+    value = parse(text)
   } catch (cause) {
     throw damaged(file, `is not JSON: ${(cause as Error).message}`, cause)
   }
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw damaged(file, 'expected a JSON object')
-  return new ConfigFile(file, value as Record<string, unknown>)
+  if (!isObject(value)) throw damaged(file, 'expected a JSON object')
+  return new ConfigFile(file, value)
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+const NUMBERS: Readonly<Record<string, number>> = { Infinity, '-Infinity': -Infinity, NaN }
+
+// JSON has no number for infinity. Python writes it all the same, as a word; transformers since its version 5 writes
+// {"__float__": "Infinity"}. Both are read.
+function parse(text: string): unknown {
+  const words = /"(?:[^"\\]|\\.)*"|-?Infinity|NaN/g
+  const plain = text.replace(words, (word) => (word.startsWith('"') ? word : `{"__float__":"${word}"}`))
+  return JSON.parse(plain, (_, value: unknown) => {
+    const word = isObject(value) ? value.__float__ : undefined
+    return typeof word === 'string' && Object.hasOwn(NUMBERS, word) ? NUMBERS[word] : value
+  })
 }

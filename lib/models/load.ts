@@ -16,9 +16,10 @@ import {
   type TensorInput,
 } from '../index.js'
 import type { StateDict } from '../layers/index.js'
-import { readConfig } from './config.js'
+import { readConfig, type ConfigFile } from './config.js'
 import { decoder } from './decoder.js'
-import { mamba } from './mamba.js'
+import { isMambaSsm } from './mamba-ssm-config.js'
+import { mamba, mambaSsm } from './mamba.js'
 import { LanguageModel } from './model.js'
 import { checkCacheOptions, type Architecture, type CacheOptions, type WantedTensor } from './network.js'
 import { checkOptions } from '../options.js'
@@ -27,6 +28,7 @@ import { loadTokenizer } from './tokenizer.js'
 const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   mamba,
   falcon_mamba: mamba,
+  mamba2: mamba,
   llama: decoder,
   mistral: decoder,
   gemma2: decoder,
@@ -70,7 +72,7 @@ export interface LoadOptions {
  * layers add up to are float32, whatever it computes in.
  *
  * @param dir a directory with config.json and model.safetensors or its sharded form, of model_type mamba,
- *   falcon_mamba, llama, mistral or gemma2
+ *   falcon_mamba, mamba2, llama, mistral or gemma2, or in the form in which mamba_ssm writes its checkpoints of Mamba and Mamba-2
  * @throws SeqmixError ERR_CHECKPOINT for a directory that is incomplete or damaged, naming file and tensor;
  *   ERR_UNSUPPORTED for a model_type that this version does not have, or weights of integers
  */
@@ -89,15 +91,7 @@ export async function load(dir: string, options: LoadOptions = {}): Promise<Lang
   const device = findDevice(options.device)
   signal?.throwIfAborted()
   const config = await readConfig(dir, 'config.json', true)
-  const type = config.text('model_type')
-  const architecture = Object.hasOwn(ARCHITECTURES, type) ? ARCHITECTURES[type] : undefined
-  if (!architecture) {
-    const known = Object.keys(ARCHITECTURES).join(', ')
-    throw new SeqmixError(
-      'ERR_UNSUPPORTED',
-      `${config.file}: model_type '${type}' is not supported; supported are ${known}`,
-    )
-  }
+  const architecture = architectureOf(config)
   const generation = await readConfig(dir, 'generation_config.json', false)
   const endIds = generation?.ids('eos_token_id') ?? config.ids('eos_token_id') ?? []
   const tokenizer = await loadTokenizer(dir)
@@ -123,6 +117,18 @@ export async function load(dir: string, options: LoadOptions = {}): Promise<Lang
     for (const t of Object.values(state)) if (t instanceof Tensor) t.dispose()
     await checkpoint.close()
   }
+}
+
+function architectureOf(config: ConfigFile): Architecture {
+  if (isMambaSsm(config)) return mambaSsm
+  const type = config.text('model_type')
+  const architecture = Object.hasOwn(ARCHITECTURES, type) ? ARCHITECTURES[type] : undefined
+  if (architecture) return architecture
+  const known = Object.keys(ARCHITECTURES).join(', ')
+  throw new SeqmixError(
+    'ERR_UNSUPPORTED',
+    `${config.file}: model_type '${type}' is not supported; supported are ${known}`,
+  )
 }
 
 // A weight on the device: a matrix in the dtype asked for, all else as stored.

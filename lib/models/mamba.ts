@@ -1,65 +1,39 @@
-// The language models `mamba` and `falcon_mamba`: embedding, then for each layer h ← h + mixer(norm(h)), a last norm
-// and the head. With residual_in_fp32, which is usual, h is float32 whatever the layers compute in.
+// The language models `mamba`, `falcon_mamba` and `mamba2`, and mamba_ssm's own checkpoints of the first and last: embedding,
+// then for each layer h ← h + mixer(norm(h)), a last norm and the head. With residual_in_fp32, which is usual, h is float32
+// whatever the layers compute in.
 
 import { embedding, linear, scope, type Device, type FloatDType, type Tensor } from '../index.js'
-import type { MambaCache } from '../layers/index.js'
-import { Mamba, RMSNorm, type LayerCache, type MambaConfig, type StateDict } from '../layers/index.js'
-import { mambaShapes, mambaSizes } from '../layers/mamba.js'
-import { checkActivation } from '../layers/ssm.js'
+import { RMSNorm, type LayerCache, type StateDict } from '../layers/index.js'
+import type { RecurrentCache } from '../layers/recurrent-cache.js'
 import { below, bytesIn, Weights } from '../layers/state.js'
 import type { ConfigFile } from './config.js'
+import { readMambaConfig, type MambaModelConfig } from './mamba-config.js'
+import { readMambaSsmConfig } from './mamba-ssm-config.js'
 import type { Architecture, CacheOptions, Network, WantedTensor } from './network.js'
-
-interface MambaModelConfig {
-  readonly mixer: MambaConfig
-  readonly vocabulary: number
-  readonly layers: number
-  readonly eps: number
-  readonly tied: boolean
-  readonly residualInFp32: boolean
-}
-
-// What is not in a config.json has the default that its architecture gives it.
-function readMambaConfig(config: ConfigFile): MambaModelConfig {
-  const hidden = config.count('hidden_size')
-  const auto = (config.values.time_step_rank ?? 'auto') === 'auto'
-  const mixer: MambaConfig = {
-    hidden_size: hidden,
-    intermediate_size: config.count('intermediate_size', Math.trunc(config.positive('expand', 2) * hidden)),
-    state_size: config.count('state_size', 16),
-    conv_kernel: config.count('conv_kernel', 4),
-    time_step_rank: auto ? 'auto' : config.count('time_step_rank'),
-    use_bias: config.flag('use_bias', false),
-    use_conv_bias: config.flag('use_conv_bias', true),
-    hidden_act: config.text('hidden_act', 'silu'),
-  }
-  checkActivation(mixer.hidden_act)
-  const falcon = config.values.model_type === 'falcon_mamba'
-  return {
-    mixer: falcon ? { ...mixer, mixer_rms_eps: config.positive('mixer_rms_eps', 1e-6) } : mixer,
-    vocabulary: config.count('vocab_size'),
-    layers: config.count('num_hidden_layers', undefined, 10_000),
-    eps: config.positive('layer_norm_epsilon', 1e-5),
-    tied: config.flag('tie_word_embeddings', true),
-    residualInFp32: config.flag('residual_in_fp32', true),
-  }
-}
 
 const EMBEDDINGS = 'backbone.embeddings.weight'
 
-function wantedTensors({ mixer, vocabulary, layers, tied }: MambaModelConfig): Record<string, WantedTensor> {
-  const { hidden } = mambaSizes(mixer)
+function wantedTensors(config: MambaModelConfig): Record<string, WantedTensor> {
+  const { mixer, hidden, rows, layers, tied } = config
   const wanted: Record<string, WantedTensor> = {
-    [EMBEDDINGS]: { shape: [vocabulary, hidden], alias: 'backbone.embedding.weight' },
+    [EMBEDDINGS]: { shape: [rows, hidden], alias: 'backbone.embedding.weight' },
     'backbone.norm_f.weight': { shape: [hidden] },
-    'lm_head.weight': { shape: [vocabulary, hidden], unused: tied },
+    'lm_head.weight': { shape: [rows, hidden], unused: tied },
   }
-  const shapes = Object.entries(mambaShapes(mixer))
+  const shapes = Object.entries(mixer.shapes)
   for (let i = 0; i < layers; i++) {
     wanted[`backbone.layers.${i}.norm.weight`] = { shape: [hidden] }
     for (const [name, shape] of shapes) wanted[`backbone.layers.${i}.mixer.${name}`] = { shape, host: name === 'A_log' }
   }
   return wanted
+}
+
+// A layer of either kind; a network's caches are those that its own layers made.
+interface AnyMixer {
+  newCache(batch: number, options: { dtype: FloatDType }): LayerCache
+  forward(x: Tensor, cache?: RecurrentCache): Tensor
+  step(x: Tensor, cache: RecurrentCache): Tensor
+  tensors(): readonly Tensor[]
 }
 
 class MambaNetwork implements Network {
@@ -70,7 +44,7 @@ class MambaNetwork implements Network {
   private readonly embeddings: Tensor
   private readonly headWeight: Tensor
   private readonly normF: RMSNorm
-  private readonly layers: { norm: RMSNorm; mixer: Mamba }[] = []
+  private readonly layers: { norm: RMSNorm; mixer: AnyMixer }[] = []
   private readonly residualInFp32: boolean
 
   constructor(
@@ -79,30 +53,34 @@ class MambaNetwork implements Network {
     readonly device: Device,
     readonly dtype: FloatDType,
   ) {
-    const { hidden } = mambaSizes(config.mixer)
-    this.vocabulary = config.vocabulary
+    const { hidden, vocabulary, rows } = config
+    this.vocabulary = vocabulary
     this.residualInFp32 = config.residualInFp32
     const norm = (prefix: string) =>
       new RMSNorm({ hidden_size: hidden, layer_norm_epsilon: config.eps }, below(state, prefix), { device })
     const w = (this.weights = new Weights('model', state, device))
-    this.embeddings = w.take(EMBEDDINGS, [config.vocabulary, hidden])
-    this.headWeight = config.tied ? this.embeddings : w.take('lm_head.weight', [config.vocabulary, hidden])
+    const table = w.take(EMBEDDINGS, [rows, hidden])
+    const head = config.tied ? table : w.take('lm_head.weight', [rows, hidden])
     this.normF = norm('backbone.norm_f.')
     for (let i = 0; i < config.layers; i++) {
       const prefix = `backbone.layers.${i}.`
-      const mixer = new Mamba(config.mixer, below(state, `${prefix}mixer.`), { device })
+      const mixer: AnyMixer = config.mixer.make(below(state, `${prefix}mixer.`), device)
       this.layers.push({ norm: norm(`${prefix}norm.`), mixer })
     }
     this.parameters = this.tensors().reduce((n, t) => n + t.size, 0)
     this.bytes = bytesIn(this.tensors())
+    // Rows that pad the tables stand for no token: none is looked up, and none is ever the next.
+    const tokens = (t: Tensor) => (rows === vocabulary ? t : w.own(t.narrow(0, 0, vocabulary)))
+    this.embeddings = tokens(table)
+    this.headWeight = config.tied ? this.embeddings : tokens(head)
   }
 
   body(ids: Tensor, caches?: readonly LayerCache[]): Tensor {
-    return this.through(ids, (mixer, x, i) => mixer.forward(x, caches?.[i] as MambaCache | undefined))
+    return this.through(ids, (mixer, x, i) => mixer.forward(x, caches?.[i] as RecurrentCache | undefined))
   }
 
   step(ids: Tensor, caches: readonly LayerCache[]): Tensor {
-    return this.through(ids, (mixer, x, i) => mixer.step(x, caches[i] as MambaCache))
+    return this.through(ids, (mixer, x, i) => mixer.step(x, caches[i] as RecurrentCache))
   }
 
   head(hidden: Tensor): Tensor {
@@ -124,7 +102,7 @@ class MambaNetwork implements Network {
 
   // Through all layers and the last norm. A layer's output is added to the residual stream by the norm that follows, in
   // the same pass. What a layer leaves is freed at once: a scope alone would hold all of it until the last layer is done.
-  private through(ids: Tensor, mix: (mixer: Mamba, x: Tensor, i: number) => Tensor): Tensor {
+  private through(ids: Tensor, mix: (mixer: AnyMixer, x: Tensor, i: number) => Tensor): Tensor {
     const { layers, normF, dtype, residualInFp32 } = this
     return scope(() => {
       let residual = embedding(ids, this.embeddings, { dtype })
@@ -142,8 +120,15 @@ class MambaNetwork implements Network {
   }
 }
 
-/** `mamba` and `falcon_mamba`. */
-export const mamba: Architecture = {
-  wanted: (config) => wantedTensors(readMambaConfig(config)),
-  build: (config, state, device, dtype) => new MambaNetwork(readMambaConfig(config), state, device, dtype),
+function architecture(read: (config: ConfigFile) => MambaModelConfig): Architecture {
+  return {
+    wanted: (config) => wantedTensors(read(config)),
+    build: (config, state, device, dtype) => new MambaNetwork(read(config), state, device, dtype),
+  }
 }
+
+/** `mamba`, `falcon_mamba` and `mamba2`. */
+export const mamba = architecture(readMambaConfig)
+
+/** The checkpoints of mamba_ssm. */
+export const mambaSsm = architecture(readMambaSsmConfig)

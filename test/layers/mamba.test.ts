@@ -2,8 +2,8 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 import { openCheckpoint } from '../../lib/checkpoint/index.js'
-import { cat, scope, tensor, zeros, type Tensor } from '../../lib/index.js'
-import { Mamba, MambaCache, RMSNorm, type MambaConfig, type StateDict } from '../../lib/layers/index.js'
+import { cat, scope, tensor, zeros, type Device, type FloatDType, type Tensor } from '../../lib/index.js'
+import { Mamba, MambaCache, Mamba2, Mamba2Cache, RMSNorm, type StateDict } from '../../lib/layers/index.js'
 import { difference, liveTensors, take } from '../models/support.js'
 import { NDArray } from '../reference/array.js'
 import { expectClose } from '../support/close.js'
@@ -14,11 +14,46 @@ import { halfTypes } from '../support/floats.js'
 const TOLERANCE = 2e-6
 const hidden = 64
 
+type Cache = MambaCache | Mamba2Cache
+
+// What both kinds of layer are to their callers.
+interface Layer {
+  readonly device: Device
+  newCache(batch?: number, options?: { dtype?: FloatDType }): Cache
+  forward(x: Tensor, cache?: Cache, options?: { residual?: Tensor }): Tensor
+  step(x: Tensor, cache: Cache, options?: { residual?: Tensor }): Tensor
+  tensors(): readonly Tensor[]
+  dispose(): void
+}
+
+interface Kind {
+  readonly name: string
+  make(state: StateDict, changed?: object): Layer
+  readonly restore: (bytes: Uint8Array, device?: Device) => Cache
+  readonly dir: string
+}
+
+const mambaOf = (dir: string, config: object): Kind => ({
+  name: 'Mamba',
+  make: (state, changed) => new Mamba({ hidden_size: hidden, ...config, ...changed }, state),
+  restore: MambaCache.restore,
+  dir,
+})
+const mamba2Of = (config: object): Kind => ({
+  name: 'Mamba2',
+  make: (state, changed) =>
+    new Mamba2({ hidden_size: hidden, head_dim: 32, n_groups: 2, state_size: 32, ...config, ...changed }, state),
+  restore: Mamba2Cache.restore,
+  dir: 'mamba2',
+})
 const checkpoints = {
-  mamba: { config: { hidden_size: hidden, time_step_rank: 4 }, dir: 'mamba' },
-  'mamba with biases': { config: { hidden_size: hidden, time_step_rank: 5, use_bias: true }, dir: 'mamba-tied-bias' },
-  falcon_mamba: { config: { hidden_size: hidden, time_step_rank: 4, mixer_rms_eps: 1e-6 }, dir: 'falcon_mamba' },
-} satisfies Record<string, { config: MambaConfig; dir: string }>
+  mamba: mambaOf('mamba', { time_step_rank: 4 }),
+  'mamba with biases': mambaOf('mamba-tied-bias', { time_step_rank: 5, use_bias: true }),
+  falcon_mamba: mambaOf('falcon_mamba', { time_step_rank: 4, mixer_rms_eps: 1e-6 }),
+  mamba2: mamba2Of({}),
+  'mamba2 with a norm of groups before its gate': mamba2Of({ norm_group_size: 64, norm_before_gate: true }),
+  'mamba2 with limited steps': mamba2Of({ time_step_limit: [0.01, 0.5] }),
+}
 
 // The state dict of one layer of a checkpoint, as plain inputs.
 async function stateOf(dir: string): Promise<StateDict> {
@@ -42,15 +77,15 @@ function input(batch: number, length: number): Tensor {
   return tensor(values, { shape: [batch, length, hidden] })
 }
 
-describe.each(Object.entries(checkpoints))('the layer of %s', (_, { config, dir }) => {
-  let layer: Mamba
+describe.each(Object.entries(checkpoints))('the layer of %s', (_, { name, make, restore, dir }) => {
+  let layer: Layer
   let state: StateDict
   const batch = 2
   const length = 23
   let whole: Float32Array
   beforeAll(async () => {
     state = await stateOf(dir)
-    layer = new Mamba(config, state)
+    layer = make(state)
     whole = await take(scope(() => layer.forward(input(batch, length))))
   })
 
@@ -107,13 +142,13 @@ describe.each(Object.entries(checkpoints))('the layer of %s', (_, { config, dir 
   test('its cache is cloned, saved, restored and reset', async () => {
     const x = input(batch, length)
     const cache = layer.newCache(batch)
-    const part = (c: MambaCache, from: number, to: number) =>
+    const part = (c: Cache, from: number, to: number) =>
       take(scope(() => layer.forward(x.narrow(1, from, to - from), c)))
     await part(cache, 0, 9)
     const bytes = await cache.save()
     const fork = cache.clone()
     await part(cache, 9, 12)
-    for (const copy of [fork, MambaCache.restore(bytes), MambaCache.restore(bytes, layer.device)]) {
+    for (const copy of [fork, restore(bytes), restore(bytes, layer.device)]) {
       expect([copy.batch, copy.bytes]).toEqual([batch, cache.bytes])
       expect(difference(await part(copy, 9, length), wanted(9, length))).toBeLessThan(TOLERANCE)
       copy.dispose()
@@ -122,12 +157,12 @@ describe.each(Object.entries(checkpoints))('the layer of %s', (_, { config, dir 
     expect(difference(await part(cache, 0, length), whole)).toBeLessThan(TOLERANCE)
     cache.dispose()
     x.dispose()
-    expect(() => MambaCache.restore(bytes.subarray(1))).toThrow(expect.objectContaining({ code: 'ERR_CHECKPOINT' }))
+    expect(() => restore(bytes.subarray(1))).toThrow(expect.objectContaining({ code: 'ERR_CHECKPOINT' }))
   })
 
   test('leaves no tensor behind, and frees its own', async () => {
     const before = liveTensors()
-    const own = scope(() => new Mamba(config, state)) // a scope leaves what it returns alone
+    const own = scope(() => make(state)) // a scope leaves what it returns alone
     const x = input(batch, length)
     const cache = own.newCache(batch)
     own.forward(x, cache).dispose()
@@ -141,7 +176,7 @@ describe.each(Object.entries(checkpoints))('the layer of %s', (_, { config, dir 
   test('takes tensors, which stay the caller’s', async () => {
     const before = liveTensors()
     const tensors = Object.fromEntries(Object.entries(state).map(([name, t]) => [name, tensor(t)]))
-    const own = new Mamba(config, tensors)
+    const own = make(tensors)
     for (const t of Object.values(tensors)) t.dispose()
     expect(difference(await take(scope(() => own.forward(input(batch, length)))), whole)).toBe(0)
     own.dispose()
@@ -152,30 +187,30 @@ describe.each(Object.entries(checkpoints))('the layer of %s', (_, { config, dir 
   test('a state dict that is incomplete or misshapen is an error, and nothing stays', () => {
     const before = liveTensors()
     const { D: _, ...rest } = state
-    expect(() => new Mamba(config, rest)).toThrow('Mamba: D: missing in the state dict')
-    expect(() => new Mamba(config, { ...state, D: [1, 2] })).toThrow('Mamba: D: expected shape (128), got (2)')
-    expect(() => new Mamba({ ...config, hidden_act: 'relu' }, state)).toThrow(
-      expect.objectContaining({ code: 'ERR_UNSUPPORTED' }),
-    )
+    expect(() => make(rest)).toThrow(`${name}: D: missing in the state dict`)
+    expect(() => make({ ...state, D: [1, 2] })).toThrow(/^Mamba2?: D: expected shape \((128|4)\), got \(2\)$/)
+    expect(() => make(state, { hidden_act: 'relu' })).toThrow(expect.objectContaining({ code: 'ERR_UNSUPPORTED' }))
     expect(liveTensors()).toBe(before)
   })
 })
 
 // With float32 states between them, pieces differ from the whole by roundings that went another way, here and there.
-describe.each(halfTypes)('the layer of mamba in %s', (dtype) => {
+const half = (['mamba', 'mamba2'] as const).flatMap((kind) => halfTypes.map((dtype) => ({ kind, dtype })))
+describe.each(half)('the layer of $kind in $dtype', ({ kind, dtype }) => {
   const batch = 2
   const length = 23
-  let layer: Mamba
+  const { make, restore, dir } = checkpoints[kind]
+  let layer: Layer
   let whole: NDArray
   const inDtype = () => input(batch, length).to(dtype)
   beforeAll(async () => {
-    layer = new Mamba(checkpoints.mamba.config, await stateOf('mamba'))
+    layer = make(await stateOf(dir))
     const { shape, data } = await taken(scope(() => layer.forward(inDtype())))
     whole = new NDArray(shape, data)
   })
   afterAll(() => layer.dispose())
 
-  async function pieces(cache: MambaCache, bounds: readonly number[]): Promise<Values> {
+  async function pieces(cache: Cache, bounds: readonly number[]): Promise<Values> {
     const x = scope(inDtype)
     const outs = bounds.slice(1).map((to, i) => {
       const from = bounds[i]!
@@ -224,7 +259,7 @@ describe.each(halfTypes)('the layer of mamba in %s', (dtype) => {
     await pieces(cache, [0, 23])
     const saved = await cache.save()
     const state = await cache.ssmState.data()
-    for (const copy of [cache.clone(), MambaCache.restore(saved, layer.device)]) {
+    for (const copy of [cache.clone(), restore(saved, layer.device)]) {
       expect([copy.ssmState.dtype, copy.convState.dtype, copy.bytes]).toEqual([dtype, 'float32', cache.bytes])
       expect(await copy.ssmState.data()).toEqual(state)
       copy.dispose()
@@ -253,20 +288,58 @@ describe.each(halfTypes)('the layer of mamba in %s', (dtype) => {
   })
 })
 
-test('a layer refuses weights of integers', async () => {
+test.each(['mamba', 'mamba2'] as const)('a layer of %s refuses weights of integers', async (kind) => {
   const before = liveTensors()
-  const state = await stateOf('mamba')
-  for (const [name, shape] of [
-    ['D', [128]],
-    ['A_log', [128, 16]],
-  ] as const) {
-    const ints = zeros(shape, { dtype: 'int32' })
-    expect(() => new Mamba(checkpoints.mamba.config, { ...state, [name]: ints })).toThrow(
-      `Mamba: ${name}: expected float32, float16 or bfloat16, got int32`,
+  const { name, make, dir } = checkpoints[kind]
+  const state = await stateOf(dir)
+  for (const weight of ['D', 'A_log']) {
+    const ints = zeros((state[weight] as unknown as { dims: number[] }).dims, { dtype: 'int32' })
+    expect(() => make({ ...state, [weight]: ints })).toThrow(
+      `${name}: ${weight}: expected float32, float16 or bfloat16, got int32`,
     )
     ints.dispose()
   }
   expect(liveTensors()).toBe(before)
+})
+
+test('the caches of two kinds of layer are not each other’s', async () => {
+  const before = liveTensors()
+  const layers = await Promise.all(
+    (['mamba', 'mamba2'] as const).map(async (kind) => checkpoints[kind].make(await stateOf(checkpoints[kind].dir))),
+  )
+  const [mamba, mamba2] = layers as [Layer, Layer]
+  const caches = layers.map((layer) => layer.newCache(1))
+  const x = input(1, 2)
+  for (const [layer, cache] of [
+    [mamba, caches[1]!],
+    [mamba2, caches[0]!],
+  ] as const)
+    expect(() => layer.forward(x, cache)).toThrow(/^cache: expected what newCache returns, got /)
+  const bytes = await Promise.all(caches.map((cache) => cache.save()))
+  expect(() => MambaCache.restore(bytes[1]!)).toThrow('expected the cache of a mamba layer, got mamba2')
+  expect(() => Mamba2Cache.restore(bytes[0]!)).toThrow('expected the cache of a mamba2 layer, got mamba')
+  for (const t of [x, ...caches, ...layers]) t.dispose()
+  expect(liveTensors()).toBe(before)
+})
+
+describe('a config of Mamba2', () => {
+  const refused: [string, object, RegExp][] = [
+    ['heads that are not all channels', { num_heads: 3 }, /^num_heads: expected 128 channels over head_dim 32, got 3$/],
+    ['a part of a head', { head_dim: 48 }, /^num_heads: expected a whole number from 1 on, got 2\.666/],
+    ['groups that heads do not fill', { n_groups: 3 }, /^n_groups: expected a divisor of 4 heads, got 3$/],
+    ['norm groups that channels do not fill', { norm_group_size: 3 }, /^norm_group_size: expected a divisor of 128 channels, got 3$/],
+    ['one limit', { time_step_limit: 0.1 }, /^time_step_limit: expected two numbers, the lower first, got 0\.1$/],
+    ['limits the wrong way round', { time_step_limit: [1, 0] }, /^time_step_limit: expected the lower number first, got 1 and 0$/],
+    ['an order in words', { norm_before_gate: 'no' }, /^norm_before_gate: expected true or false, got 'no'$/],
+  ] // prettier-ignore
+  test.each(refused)('%s', async (_, changed, message) => {
+    const before = liveTensors()
+    const state = await stateOf('mamba2')
+    expect(() => checkpoints.mamba2.make(state, changed)).toThrow(
+      expect.objectContaining({ code: 'ERR_OPTION', message: expect.stringMatching(message) as string }),
+    )
+    expect(liveTensors()).toBe(before)
+  })
 })
 
 async function taken(t: Tensor): Promise<Values> {

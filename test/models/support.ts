@@ -17,7 +17,7 @@ export interface Golden {
 }
 
 export const decoders = ['llama', 'mistral', 'gemma2'] as const
-export const names = ['mamba', 'mamba-tied-bias', 'falcon_mamba', 'kjv-mamba', ...decoders] as const
+export const names = ['mamba', 'mamba-tied-bias', 'falcon_mamba', 'mamba2', 'kjv-mamba', ...decoders] as const
 
 export function directory(name: (typeof names)[number]): string {
   return name === 'kjv-mamba' ? 'test/fixtures/kjv-mamba' : `test/fixtures/models/${name}`
