@@ -60,16 +60,18 @@ struct Group {
   int64_t row, first;
 };
 
-// A gate's part in rms_norm: `before` goes into what is normed, `after` into the weight.
+// A gate's part in rms_norm: fetched with what is normed, then a factor of that or of the norm.
 struct Ungated {
   template <int V>
-  __device__ __forceinline__ Floats<V> before(const Floats<V>& f, Group, int64_t) const {
-    return f;
+  struct Fetched {};
+  template <int V>
+  __device__ __forceinline__ Fetched<V> fetch(Group, int64_t) const {
+    return {};
   }
   template <int V>
-  __device__ __forceinline__ Floats<V> after(const Floats<V>& w, Group, int64_t) const {
-    return w;
-  }
+  __device__ __forceinline__ void before(Floats<V>&, const Fetched<V>&) const {}
+  template <int V>
+  __device__ __forceinline__ void after(Floats<V>&, const Fetched<V>&) const {}
 };
 template <class T>
 struct Gated {
@@ -78,19 +80,24 @@ struct Gated {
   bool last;  // after the norm
 
   template <int V>
-  __device__ __forceinline__ Floats<V> times(Floats<V> f, Group g, int64_t i) const {
-    const Floats<V> gate = load<V>(z + g.row * stride + g.first + i);
+  using Fetched = Packed<T, V>;
+  template <int V>
+  __device__ __forceinline__ Fetched<V> fetch(Group g, int64_t i) const {
+    return load_packed<V>(z + g.row * stride + g.first + i);
+  }
+  template <int V>
+  __device__ __forceinline__ void times(Floats<V>& f, const Fetched<V>& fetched) const {
+    const Floats<V> gate = widen<T, V>(fetched);
 #pragma unroll
     for (int j = 0; j < V; j++) f.v[j] *= sizeof(T) == sizeof(float) ? silu(gate.v[j]) : fast_silu(gate.v[j]);
-    return f;
   }
   template <int V>
-  __device__ __forceinline__ Floats<V> before(const Floats<V>& f, Group g, int64_t i) const {
-    return last ? f : times(f, g, i);
+  __device__ __forceinline__ void before(Floats<V>& f, const Fetched<V>& fetched) const {
+    if (!last) times<V>(f, fetched);
   }
   template <int V>
-  __device__ __forceinline__ Floats<V> after(const Floats<V>& w, Group g, int64_t i) const {
-    return last ? times(w, g, i) : w;
+  __device__ __forceinline__ void after(Floats<V>& f, const Fetched<V>& fetched) const {
+    if (last) times<V>(f, fetched);
   }
 };
 
@@ -107,78 +114,109 @@ struct RmsNormRows {
   int64_t rows, width, n;  // groups of n in a row of `width`
   float eps;
   Gate gate;
-
-  // What is normed. The sum with a residual goes out as S the first time, but what is normed is not rounded.
-  template <int V>
-  __device__ __forceinline__ Floats<V> input(Group g, int64_t i, bool again = false) const {
-    Floats<V> f = load<V>(x + g.row * x_stride + g.first + i);
-    if (residual) {
-      const Floats<V> other = load_as<V>(residual, residual_dtype, g.row * residual_stride + g.first + i);
-#pragma unroll
-      for (int j = 0; j < V; j++) f.v[j] += other.v[j];
-      if (!again) store<V>(sum + g.row * sum_stride + g.first + i, f);
-    }
-    return gate.before(f, g, i);
-  }
-
-  template <int V>
-  __device__ __forceinline__ Floats<V> factor(Group g, int64_t i) const {
-    Floats<V> w;
-    if (weight.data) {
-      w = load_weights<V>(weight, weight_together, g.first + i);
-    } else {
-#pragma unroll
-      for (int j = 0; j < V; j++) w.v[j] = 1.0f;
-    }
-    return gate.after(w, g, i);
-  }
 };
 
 template <int V>
-constexpr int kKept = V == 8 ? 2 : 4;
+constexpr int kKept = V == 8 ? 2 : 2;
 constexpr int kNormThreads = 512;  // more of them would not have registers for what each keeps
+
+// N vectors of a thread, `step` apart from element `at` on, of which the first `count` are there. All are asked for
+// before any is looked at, those that are not there at the group's beginning.
+template <int V, int N, class T, class S, class Gate>
+struct NormVectors {
+  const RmsNormRows<T, S, Gate>& p;
+  const Group g;
+  const int64_t at, step;
+  Floats<V> f[N];
+  typename Gate::template Fetched<V> gate[N];
+
+  __device__ __forceinline__ bool has(int k) const { return at + k * step < p.n; }
+  __device__ __forceinline__ int64_t place(int k) const { return has(k) ? at + k * step : 0; }
+
+  // What is normed. The sum with a residual goes out as S the first time, but what is normed is not rounded.
+  __device__ __forceinline__ void read(bool again) {
+    Packed<T, V> x[N];
+#pragma unroll
+    for (int k = 0; k < N; k++) x[k] = load_packed<V>(p.x + g.row * p.x_stride + g.first + place(k));
+#pragma unroll
+    for (int k = 0; k < N; k++) gate[k] = p.gate.template fetch<V>(g, place(k));
+    if (p.residual) {
+      Raw<V> residual[N];
+#pragma unroll
+      for (int k = 0; k < N; k++)
+        residual[k] = load_raw<V>(p.residual, p.residual_dtype, g.row * p.residual_stride + g.first + place(k));
+#pragma unroll
+      for (int k = 0; k < N; k++) {
+        f[k] = widen<T, V>(x[k]);
+        const Floats<V> other = widen<V>(residual[k], p.residual_dtype);
+#pragma unroll
+        for (int j = 0; j < V; j++) f[k].v[j] += other.v[j];
+        if (!again && has(k)) store<V>(p.sum + g.row * p.sum_stride + g.first + place(k), f[k]);
+      }
+    } else {
+#pragma unroll
+      for (int k = 0; k < N; k++) f[k] = widen<T, V>(x[k]);
+    }
+#pragma unroll
+    for (int k = 0; k < N; k++) p.gate.template before<V>(f[k], gate[k]);
+  }
+
+  __device__ __forceinline__ float squares() const {
+    float sum = 0;
+#pragma unroll
+    for (int k = 0; k < N; k++)
+      if (has(k))
+#pragma unroll
+        for (int j = 0; j < V; j++) sum = fmaf(f[k].v[j], f[k].v[j], sum);
+    return sum;
+  }
+
+  __device__ __forceinline__ Floats<V> weight(int k) const {
+    if (p.weight.data) return load_weights<V>(p.weight, p.weight_together, g.first + place(k));
+    Floats<V> one;
+#pragma unroll
+    for (int j = 0; j < V; j++) one.v[j] = 1.0f;
+    return one;
+  }
+
+  __device__ __forceinline__ void write(int k, float scale, const Floats<V>& weight) {
+#pragma unroll
+    for (int j = 0; j < V; j++) f[k].v[j] *= scale * weight.v[j];
+    p.gate.template after<V>(f[k], gate[k]);
+    if (has(k)) store<V>(p.out + g.row * p.out_stride + g.first + place(k), f[k]);
+  }
+};
 
 // The sum of squares of a group, then the products.
 template <int V, class T, class S, class Gate>
 __device__ __forceinline__ void norm_group(const RmsNormRows<T, S, Gate>& p, Group g, float* shared) {
   constexpr int K = kKept<V>;
   const int64_t first = int64_t{threadIdx.x} * V, step = int64_t{blockDim.x} * V;
-  Floats<V> kept[K], factors[K];
-  float squares = 0;
-  const auto add = [&](const Floats<V>& f) {
-#pragma unroll
-    for (int j = 0; j < V; j++) squares = fmaf(f.v[j], f.v[j], squares);
-  };
-#pragma unroll
-  for (int k = 0; k < K; k++) {
-    const int64_t i = first + k * step;
-    kept[k] = i < p.n ? p.template input<V>(g, i) : Floats<V>{};
+  NormVectors<V, K, T, S, Gate> kept{p, g, first, step};
+  kept.read(false);
+  float squares = kept.squares();
+  for (int64_t i = first + K * step; i < p.n; i += step) {
+    NormVectors<V, 1, T, S, Gate> more{p, g, i, step};
+    more.read(false);
+    squares += more.squares();
   }
-#pragma unroll
-  for (int k = 0; k < K; k++) {
-    const int64_t i = first + k * step;
-    factors[k] = i < p.n ? p.template factor<V>(g, i) : Floats<V>{};
-  }
-#pragma unroll
-  for (int k = 0; k < K; k++) add(kept[k]);
-  for (int64_t i = first + K * step; i < p.n; i += step) add(p.template input<V>(g, i));
   squares = block_reduce(squares, 0.0f, Sum(), shared);
   const float scale = 1.0f / sqrtf(squares / static_cast<float>(p.n) + p.eps);
-  const auto finish = [&](Floats<V> f, const Floats<V>& w, int64_t i) {
+  Floats<V> weights[K];
 #pragma unroll
-    for (int j = 0; j < V; j++) f.v[j] *= scale * w.v[j];
-    store<V>(p.out + g.row * p.out_stride + g.first + i, f);
-  };
+  for (int k = 0; k < K; k++) weights[k] = kept.weight(k);
 #pragma unroll
-  for (int k = 0; k < K; k++)
-    if (first + k * step < p.n) finish(kept[k], factors[k], first + k * step);
-  for (int64_t i = first + K * step; i < p.n; i += step)
-    finish(p.template input<V>(g, i, true), p.template factor<V>(g, i), i);
+  for (int k = 0; k < K; k++) kept.write(k, scale, weights[k]);
+  for (int64_t i = first + K * step; i < p.n; i += step) {
+    NormVectors<V, 1, T, S, Gate> more{p, g, i, step};
+    more.read(true);
+    more.write(0, scale, more.weight(0));
+  }
 }
 
 // Rows by the grid's first dimension, groups of a row by its second.
 template <class T, class S, int V, class Gate>
-__global__ void __launch_bounds__(kNormThreads, 1) rms_norm_rows(const __grid_constant__ RmsNormRows<T, S, Gate> p) {
+__global__ void __launch_bounds__(kNormThreads) rms_norm_rows(const __grid_constant__ RmsNormRows<T, S, Gate> p) {
   __shared__ float shared[32];
   ptx::wait_for_earlier_kernels();
   ptx::let_next_kernel_begin();
