@@ -1,5 +1,5 @@
-// A Mamba checkpoint as a GGUF file (version 3), the format that llama.cpp reads: a header of keys and values, what each
-// tensor is and where, then the tensors, each on a multiple of 32 bytes. Dimensions are written fastest first.
+// A Mamba or Mamba-2 checkpoint as a GGUF file (version 3), the format that llama.cpp reads: a header of keys and values,
+// what each tensor is and where, then the tensors, each on a multiple of 32 bytes. Dimensions are written fastest first.
 import { closeSync, openSync, writeSync } from 'node:fs'
 
 const types = { u32: 4, f32: 6, bool: 7, string: 8, array: 9, i32: 5 }
@@ -39,7 +39,7 @@ function vocabulary(size) {
 
 /**
  * @param file to write
- * @param shape hidden, layers, vocabulary; and sizes: channels, states, width, rank
+ * @param shape kind, hidden, layers, vocabulary; and sizes: channels, states, width, rank or heads and groups
  * @param tensors of the Hugging Face checkpoint, float32 and float16
  */
 export function writeGguf(file, shape, sizes, tensors) {
@@ -56,19 +56,22 @@ export function writeGguf(file, shape, sizes, tensors) {
   }
   const tokens = vocabulary(shape.vocabulary)
   const end = tokens.length - 1
-  put('general.architecture', 'string', 'mamba')
-  put('mamba.context_length', 'u32', 1 << 20)
-  put('mamba.embedding_length', 'u32', shape.hidden)
-  put('mamba.feed_forward_length', 'u32', 0)
-  put('mamba.attention.head_count', 'u32', 0)
-  put('mamba.block_count', 'u32', shape.layers)
-  put('mamba.ssm.conv_kernel', 'u32', sizes.width)
-  put('mamba.ssm.inner_size', 'u32', sizes.channels)
-  put('mamba.ssm.state_size', 'u32', sizes.states)
-  put('mamba.ssm.time_step_rank', 'u32', sizes.rank)
-  put('mamba.ssm.dt_b_c_rms', 'bool', false)
-  put('mamba.attention.layer_norm_rms_epsilon', 'f32', 1e-5)
-  put('mamba.vocab_size', 'u32', shape.vocabulary)
+  const second = shape.kind === 'mamba2'
+  const of = (key) => `${shape.kind}.${key}`
+  put('general.architecture', 'string', shape.kind)
+  put(of('context_length'), 'u32', 1 << 20)
+  put(of('embedding_length'), 'u32', shape.hidden)
+  put(of('feed_forward_length'), 'u32', 0)
+  put(of('attention.head_count'), 'u32', 0)
+  put(of('block_count'), 'u32', shape.layers)
+  put(of('ssm.conv_kernel'), 'u32', sizes.width)
+  put(of('ssm.inner_size'), 'u32', sizes.channels)
+  put(of('ssm.state_size'), 'u32', sizes.states)
+  put(of('ssm.time_step_rank'), 'u32', second ? sizes.heads : sizes.rank)
+  if (second) put(of('ssm.group_count'), 'u32', sizes.groups)
+  else put(of('ssm.dt_b_c_rms'), 'bool', false)
+  put(of('attention.layer_norm_rms_epsilon'), 'f32', 1e-5)
+  put(of('vocab_size'), 'u32', shape.vocabulary)
   put('tokenizer.ggml.model', 'string', 'gpt2')
   put('tokenizer.ggml.pre', 'string', 'gpt-2')
   put('tokenizer.ggml.tokens', 'string', tokens)
@@ -93,19 +96,24 @@ export function writeGguf(file, shape, sizes, tensors) {
     const at = `layers.${i}.mixer.`
     vector(`blk.${i}.attn_norm.weight`, get(`layers.${i}.norm.weight`))
     matrix(`blk.${i}.ssm_in.weight`, get(`${at}in_proj.weight`))
-    add(`blk.${i}.ssm_conv1d.weight`, [sizes.width, sizes.channels], get(`${at}conv1d.weight`))
+    const conv = get(`${at}conv1d.weight`)
+    add(`blk.${i}.ssm_conv1d.weight`, [sizes.width, conv.shape[0]], conv)
     vector(`blk.${i}.ssm_conv1d.bias`, get(`${at}conv1d.bias`))
-    matrix(`blk.${i}.ssm_x.weight`, get(`${at}x_proj.weight`))
-    matrix(`blk.${i}.ssm_dt.weight`, get(`${at}dt_proj.weight`))
-    vector(`blk.${i}.ssm_dt.bias`, get(`${at}dt_proj.bias`))
     const a = get(`${at}A_log`)
-    add(
-      `blk.${i}.ssm_a`,
-      [sizes.states, sizes.channels],
-      a,
-      a.data.map((x) => -Math.exp(x)),
-    )
-    vector(`blk.${i}.ssm_d`, get(`${at}D`))
+    const negated = a.data.map((x) => -Math.exp(x))
+    if (second) {
+      // A number a head is a matrix of one column there; the norm has a row for each group.
+      vector(`blk.${i}.ssm_dt.bias`, get(`${at}dt_bias`))
+      add(`blk.${i}.ssm_a`, [1, sizes.heads], a, negated)
+      add(`blk.${i}.ssm_d`, [1, sizes.heads], get(`${at}D`))
+      add(`blk.${i}.ssm_norm.weight`, [sizes.channels / sizes.groups, sizes.groups], get(`${at}norm.weight`))
+    } else {
+      matrix(`blk.${i}.ssm_x.weight`, get(`${at}x_proj.weight`))
+      matrix(`blk.${i}.ssm_dt.weight`, get(`${at}dt_proj.weight`))
+      vector(`blk.${i}.ssm_dt.bias`, get(`${at}dt_proj.bias`))
+      add(`blk.${i}.ssm_a`, [sizes.states, sizes.channels], a, negated)
+      vector(`blk.${i}.ssm_d`, get(`${at}D`))
+    }
     matrix(`blk.${i}.ssm_out.weight`, get(`${at}out_proj.weight`))
   }
 

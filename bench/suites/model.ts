@@ -7,23 +7,29 @@ import type { DType } from '../../lib/index.js'
 import { type LanguageModel, load } from '../../lib/models/index.js'
 import { type Bench, floorOf, round, timingKeys } from '../bench.js'
 import { median, timeAsync } from '../measure.js'
-import { mamba130m, writeMamba } from '../random-model.js'
+import { mamba130m, mamba2_130m, writeMamba } from '../random-model.js'
 
 const fixture = fileURLToPath(new URL('../../test/fixtures/kjv-mamba', import.meta.url))
+
+const shapes = [
+  ['mamba-130m', mamba130m],
+  ['mamba2-130m', mamba2_130m],
+] as const
 
 export async function model(bench: Bench): Promise<void> {
   if (wanted(bench, 'kjv-mamba')) await measureModel(bench, 'kjv-mamba', fixture, 'float32')
   if (bench.quick) return
-  for (const weights of ['float32', 'float16', 'bfloat16'] as const) {
-    if (!wanted(bench, 'mamba-130m', weights)) continue
-    const dir = await mkdtemp(path.join(tmpdir(), 'seqmix-bench-'))
-    try {
-      await writeMamba(dir, mamba130m, weights)
-      await measureModel(bench, 'mamba-130m', dir, weights)
-    } finally {
-      await rm(dir, { recursive: true })
+  for (const [name, shape] of shapes)
+    for (const weights of ['float32', 'float16', 'bfloat16'] as const) {
+      if (!wanted(bench, name, weights)) continue
+      const dir = await mkdtemp(path.join(tmpdir(), 'seqmix-bench-'))
+      try {
+        await writeMamba(dir, shape, weights)
+        await measureModel(bench, name, dir, weights)
+      } finally {
+        await rm(dir, { recursive: true })
+      }
     }
-  }
 }
 
 function wanted(bench: Bench, name: string, weights: DType = 'float32'): boolean {

@@ -10,7 +10,7 @@ import { difference, directory, golden, liveTensors, take } from './support.js'
 // Cutting a sequence elsewhere changes the order of float32 sums and nothing else: 2.5e-7 was seen.
 const TOLERANCE = 2e-6
 
-describe.each(['mamba', 'falcon_mamba', 'mamba-tied-bias'] as const)('the cache of %s', (name) => {
+describe.each(['mamba', 'falcon_mamba', 'mamba-tied-bias', 'mamba2'] as const)('the cache of %s', (name) => {
   let model: LanguageModel
   let ids: number[][]
   let whole: Float32Array

@@ -19,7 +19,7 @@ import { collect, difference, directory, golden, liveTensors } from './support.j
 
 const on = device().type
 const folder = temporaryFolder()
-const names = ['mamba', 'mamba-tied-bias', 'falcon_mamba', 'kjv-mamba'] as const
+const names = ['mamba', 'mamba-tied-bias', 'falcon_mamba', 'mamba2', 'kjv-mamba'] as const
 
 async function logitsOf(model: LanguageModel, ids: number[][], pieces: readonly number[] = []): Promise<Values> {
   const length = ids[0]!.length
@@ -53,6 +53,14 @@ function distance(got: ArrayLike<number>, wanted: ArrayLike<number>): number {
   return Math.sqrt(squares)
 }
 
+// In the reference itself, noise of a float32 rounding in what each op returns changes the golden Mamba-2's logits by 3.8e-4 to
+// 5.2e-4 in float16, the others' by 1.6e-4 to 3.1e-4: more roundings go to another side on the way through its layers. On
+// CUDA the scans of its three layers may each be off by their own bound.
+function boundOf(name: (typeof names)[number], dtype: FloatType): { bound?: number } {
+  if (name !== 'mamba2') return {}
+  return { bound: (dtype === 'float16' ? 8e-4 : 4.5e-3) * (on === 'cuda' ? Math.sqrt(3) : 1) }
+}
+
 describe.each(names)('%s', (name) => {
   let model: ReferenceModel
   let ids: number[][]
@@ -77,8 +85,9 @@ describe.each(names)('%s', (name) => {
     const rounding = reference(model, ids, roundTo(dtype))
     const whole = await logitsOf(loaded, ids)
     // What the roundings of a dtype make of a model, they make of it here as well, to one more of them.
-    expectClose(whole, rounding, { on, dtype })
-    expectClose(await logitsOf(loaded, ids, [1, 2, 9, 10, 14]), rounding, { on, dtype })
+    const limits = { on, dtype, ...boundOf(name, dtype) }
+    expectClose(whole, rounding, limits)
+    expectClose(await logitsOf(loaded, ids, [1, 2, 9, 10, 14]), rounding, limits)
     expect(distance(whole.data, gold.data)).toBeLessThan(1.5 * distance(rounding.data, gold.data))
     loaded.dispose()
   })
@@ -109,7 +118,7 @@ describe('what a model is held in', () => {
     return {
       stored,
       matrices: count((key, t) => t.shape.length === 2 && !isA(key)),
-      rest: count((_, t) => t.shape.length !== 2),
+      rest: count((key, t) => t.shape.length !== 2 && !isA(key)),
       A: count(isA),
     }
   }

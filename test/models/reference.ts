@@ -1,4 +1,4 @@
-// The Mamba language model in float64, put together from the reference ops: the readable definition of lib/models/mamba.ts.
+// The Mamba and Mamba-2 language models in float64, put together from the reference ops: the readable definition of lib/models/mamba.ts.
 // In 16 bits it is the same with each op's result rounded once, but for the residual stream, which is float32 unless
 // residual_in_fp32 is false.
 
@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 
 import { openCheckpoint } from '../../lib/checkpoint/index.js'
-import { mamba as layer } from '../layers/reference.js'
+import { mamba, mamba2 } from '../layers/reference.js'
 import { exact, NDArray, type Round } from '../reference/array.js'
 import { embedding } from '../reference/embedding.js'
 import { linear } from '../reference/linear.js'
@@ -42,19 +42,31 @@ export function logits({ config, weights: w }: ReferenceModel, ids: readonly num
   const table = w['backbone.embeddings.weight']!
   const eps = config['layer_norm_epsilon'] as number
   const norm = (h: NDArray, name: string): NDArray => held(rmsNorm(h, w[name]!, { eps }).out)
-  const mixer = {
-    hidden_size: config['hidden_size'] as number,
-    ...(config['model_type'] === 'falcon_mamba' ? { mixer_rms_eps: config['mixer_rms_eps'] as number } : {}),
-  }
+  const layer = layerOf(config)
   let h = held(embedding(new NDArray([ids.length, flat.length / ids.length], flat), table))
   let sum = h // what is normed is not rounded yet, whatever the stream is held in
   for (let i = 0; i < (config['num_hidden_layers'] as number); i++) {
     const prefix = `backbone.layers.${i}.mixer.`
     const names = Object.keys(w).filter((name) => name.startsWith(prefix))
     const state = Object.fromEntries(names.map((name) => [name.slice(prefix.length), w[name]!]))
-    const y = layer(mixer, state, norm(sum, `backbone.layers.${i}.norm.weight`), r)
+    const y = layer(state, norm(sum, `backbone.layers.${i}.norm.weight`), r)
     sum = h.map((v, at) => v + y.data[at]!)
     h = config['residual_in_fp32'] === false ? held(sum) : sum
   }
   return held(linear(norm(sum, 'backbone.norm_f.weight'), w['lm_head.weight'] ?? table))
+}
+
+type Layer = (w: Readonly<Record<string, NDArray>>, x: NDArray, r: Round) => NDArray
+
+function layerOf(config: ReferenceModel['config']): Layer {
+  const at = (name: string): number => config[name] as number
+  const hidden_size = at('hidden_size')
+  if (config['model_type'] === 'mamba2') {
+    const limit = config['time_step_limit'] as [number, unknown]
+    const time_step_limit = typeof limit[1] === 'number' ? ([limit[0], limit[1]] as const) : ([0, Infinity] as const)
+    const norm = { layer_norm_epsilon: at('layer_norm_epsilon'), norm_group_size: config['norm_group_size'] as number }
+    return (w, x, r) => mamba2({ hidden_size, n_groups: at('n_groups'), time_step_limit, ...norm }, w, x, r)
+  }
+  const falcon = config['model_type'] === 'falcon_mamba' ? { mixer_rms_eps: at('mixer_rms_eps') } : {}
+  return (w, x, r) => mamba({ hidden_size, ...falcon }, w, x, r)
 }
