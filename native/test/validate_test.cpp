@@ -42,7 +42,7 @@ const std::set<std::string> kAnyFloat = {"A",      "D",    "deltaBias", "dtBias"
                                          "weight", "bias", "convState", "initialStates", "table"};
 
 // Nothing has to agree with these.
-const std::set<std::string> kOnlyActivation = {"rmsNorm x", "causalConv1d x", "causalConv1dUpdate x"};
+const std::set<std::string> kOnlyActivation = {"causalConv1d x", "causalConv1dUpdate x"};
 
 // `make` gives a valid problem. Each operand in turn gets shapes and dtypes that cannot be right.
 template <class P>
