@@ -1,39 +1,22 @@
 // What the layers of Mamba and Mamba-2 share: how they check their arguments, their convolution, and how A comes out of a
 // checkpoint.
 
-import { isFloat } from '../dtype.js'
 import type { Device } from '../index.js'
 import { SeqmixError, rangeError, shown, typeError } from '../errors.js'
-import { causalConv1d, Tensor, tensor } from '../index.js'
+import { causalConv1d, tensor, type Tensor } from '../index.js'
 import { checkOptions } from '../options.js'
 import type { RecurrentCache, RecurrentStates } from './recurrent-cache.js'
+import { expectInput } from './state.js'
 
 /** Refuses before the cache changes what would be refused only after. Throws as the ops do. */
 export function expectContext(
   x: Tensor,
-  rank: number,
+  rank: 2 | 3,
   cache: RecurrentCache | undefined,
   options: { residual?: Tensor },
 ): void {
   checkOptions(options, ['residual'])
-  if (!Tensor.isTensor(x)) throw typeError('ERR_DTYPE', 'x', 'a Tensor', shown(x))
-  const shape = (t: Tensor): string => `(${t.shape.join(', ')})`
-  if (!isFloat(x.dtype)) throw typeError('ERR_DTYPE', 'x', 'float32, float16 or bfloat16', x.dtype)
-  if (x.shape.length !== rank) {
-    throw rangeError('ERR_SHAPE', 'x', rank === 3 ? 'shape (b, L, hidden)' : 'shape (b, hidden)', shape(x))
-  }
-  const { residual } = options
-  if (residual !== undefined && (!Tensor.isTensor(residual) || shape(residual) !== shape(x))) {
-    throw rangeError(
-      'ERR_SHAPE',
-      'residual',
-      `shape ${shape(x)} as x has`,
-      Tensor.isTensor(residual) ? shape(residual) : shown(residual),
-    )
-  }
-  if (residual !== undefined && residual.dtype !== x.dtype) {
-    throw typeError('ERR_DTYPE', 'residual', `${x.dtype} as x has`, residual.dtype)
-  }
+  expectInput(x, rank, options.residual)
   if (cache !== undefined && cache.batch !== x.shape[0]) {
     throw rangeError('ERR_SHAPE', 'cache', `a batch of ${x.shape[0]} as x has`, `${cache.batch}`)
   }
