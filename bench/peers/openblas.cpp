@@ -79,7 +79,7 @@ View view(std::vector<float>& data, int64_t rows, int64_t columns) {
 // Milliseconds a call, over at least 40 of them after one that is not timed.
 double timed(const std::function<void()>& call) {
   using Clock = std::chrono::steady_clock;
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the other side's threads spin on after their work
+  std::this_thread::sleep_for(std::chrono::milliseconds(150));  // OpenBLAS's threads spin for a tenth of a second
   call();
   const auto from = Clock::now();
   double ms = 0;
