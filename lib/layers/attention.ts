@@ -15,9 +15,9 @@ import type { Tensor } from '../index.js'
 import { flashAttention, linear, rmsNorm, rotary, scope, type Device } from '../index.js'
 import { checkOptions } from '../options.js'
 import { kvOptionNames, makeKVCache, type KVCacheOptions } from './kv/index.js'
-import { KVCache, scoring, type Attending } from './kv/kv-cache.js'
+import { KVCache, MOST_SEQUENCES, scoring, type Attending } from './kv/kv-cache.js'
 import { Rope, type RopeConfig } from './rope.js'
-import { expectInput, expectObject, layerDevice, sizeIn, Weights, type StateDict } from './state.js'
+import { expectInput, expectObject, layerDevice, positiveIn, sizeIn, Weights, type StateDict } from './state.js'
 
 /** An attention layer's part of config.json, under the names it has there. */
 export interface AttentionConfig extends RopeConfig {
@@ -112,21 +112,23 @@ export class Attention {
   constructor(config: AttentionConfig, state: StateDict, options: AttentionOptions = {}) {
     this.sizes = attentionSizes(config)
     this.config = config
-    const { rope, ...where } = options
-    this.device = layerDevice(state, where)
+    checkOptions(options, ['device', 'rope'])
+    const { rope, device } = options
+    if (rope !== undefined && !(rope instanceof Rope)) throw typeError('ERR_OPTION', 'rope', 'a Rope', shown(rope))
+    this.device = layerDevice(state, device === undefined ? {} : { device })
     const { headDim } = this.sizes
     if (rope === undefined) this.ownRope = Rope.of(config, headDim, this.device)
     const window = config.sliding_window ?? undefined
     const softcap = config.attn_logit_softcapping ?? undefined
-    if (softcap !== undefined && !(softcap > 0))
-      throw rangeError('ERR_OPTION', 'attn_logit_softcapping', 'a number above 0, or null', shown(softcap))
+    if (softcap !== undefined) positiveIn(softcap, 'attn_logit_softcapping')
+    const divisor = positiveIn(config.query_pre_attn_scalar ?? headDim, 'query_pre_attn_scalar')
     const w = (this.weights = new Weights('Attention', state, this.device))
     this.tensorOf = w.takeAll(attentionShapes(config))
     this.how = {
       rope: rope ?? this.ownRope,
       window: window === undefined ? undefined : sizeIn(window, 'sliding_window'),
       softcap,
-      scale: 1 / Math.sqrt(config.query_pre_attn_scalar ?? headDim),
+      scale: 1 / Math.sqrt(divisor),
       sinks: this.tensorOf.sinks,
     }
   }
@@ -139,12 +141,13 @@ export class Attention {
   /**
    * A cache for a batch that has seen nothing.
    *
-   * @param batch number of sequences, which advance together
+   * @param batch number of sequences, at most 65536, which advance together
    * @param options what keys and values are kept in; see {@link KVCacheOptions}. `dtype` should be that of x (float32): others
    *   are converted at each call
    */
   newCache(batch = 1, options: KVCacheOptions = {}): KVCache {
-    sizeIn(batch, 'batch')
+    if (sizeIn(batch, 'batch') > MOST_SEQUENCES)
+      throw rangeError('ERR_OPTION', 'batch', `a whole number from 1 to ${MOST_SEQUENCES}`, shown(batch))
     checkOptions(options, kvOptionNames)
     const { kvHeads, headDim } = this.sizes
     const dtype = floatOption(options.dtype) ?? 'float32'

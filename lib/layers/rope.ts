@@ -3,7 +3,8 @@
 
 import { rangeError, SeqmixError, shown, typeError } from '../errors.js'
 import { keep, tensor, type Device, type Tensor } from '../index.js'
-import { expectObject } from './state.js'
+import { flag, whole } from '../options.js'
+import { expectObject, positiveIn } from './state.js'
 
 /** What Hugging Face configs say of rotary embeddings, under `rope_parameters`, or `rope_scaling` beside `rope_theta`. */
 export interface RopeParameters {
@@ -85,17 +86,20 @@ export class Rope {
     headDim: number,
     readonly device?: Device,
   ) {
+    expectObject(config, 'config')
     const said = config.rope_parameters ?? config.rope_scaling ?? {}
     expectObject(said, 'rope_parameters')
+    // A tensor has a type too.
+    if ('dims' in said) throw typeError('ERR_OPTION', 'rope_parameters', 'an object of numbers', shown(said))
     this.parameters = said
     this.type = ropeType(said.rope_type ?? said.type ?? 'default')
-    this.theta = positive(said.rope_theta ?? config.rope_theta ?? 10_000, 'rope_theta')
-    const part = positive(said.partial_rotary_factor ?? config.partial_rotary_factor ?? 1, 'partial_rotary_factor')
+    this.theta = positiveIn(said.rope_theta ?? config.rope_theta ?? 10_000, 'rope_theta')
+    const part = positiveIn(said.partial_rotary_factor ?? config.partial_rotary_factor ?? 1, 'partial_rotary_factor')
     this.dims = Math.trunc(headDim * part)
     if (part > 1 || this.dims < 2 || this.dims % 2 !== 0)
       throw rangeError('ERR_OPTION', 'partial_rotary_factor', `an even part of ${headDim} elements`, shown(part))
-    this.interleaved = config.rope_interleave ?? false
-    this.maxPositions = positive(config.max_position_embeddings ?? 2048, 'max_position_embeddings')
+    this.interleaved = flag(config.rope_interleave ?? undefined, 'rope_interleave')
+    this.maxPositions = positiveIn(config.max_position_embeddings ?? 2048, 'max_position_embeddings')
     this.fixed = this.frequencies()
   }
 
@@ -106,6 +110,7 @@ export class Rope {
 
   /** cos and sin (positions, dims / 2) float32, of at least so many positions. They are replaced when they grow. */
   upTo(positions: number): { cos: Tensor; sin: Tensor } {
+    whole(positions, 'positions', 0)
     if (this.tables && this.rows >= positions) return this.tables
     const rows = Math.max(positions, 2 * this.rows, FIRST_ROWS)
     const columns = this.dims / 2
@@ -138,7 +143,7 @@ export class Rope {
   private at(position: number): Frequencies {
     const max = this.parameters.original_max_position_embeddings ?? this.maxPositions
     if (this.type !== 'dynamic' || position < max) return this.fixed
-    const factor = positive(this.parameters.factor, 'factor')
+    const factor = positiveIn(this.parameters.factor, 'factor')
     const stretch = (factor * (position + 1)) / max - (factor - 1)
     return { values: plain(this.theta * stretch ** (this.dims / (this.dims - 2)), this.dims), factor: 1 }
   }
@@ -149,10 +154,10 @@ export class Rope {
     switch (this.type) {
       case 'default':
       case 'dynamic':
-        if (this.type === 'dynamic') positive(p.factor, 'factor')
+        if (this.type === 'dynamic') positiveIn(p.factor, 'factor')
         return { values, factor: 1 }
       case 'linear': {
-        const factor = positive(p.factor, 'factor')
+        const factor = positiveIn(p.factor, 'factor')
         return { values: values.map((f) => f / factor), factor: 1 }
       }
       case 'yarn':
@@ -169,16 +174,16 @@ function plain(theta: number, dims: number): Float64Array {
 
 /** YaRN (Peng et al., 2023): slow frequencies are stretched, fast ones stay, and between the two a ramp. */
 function yarn(values: Float64Array, p: RopeParameters, theta: number, dims: number, maxPositions: number): Frequencies {
-  const original = positive(p.original_max_position_embeddings ?? maxPositions, 'original_max_position_embeddings')
-  const factor = positive(p.factor ?? maxPositions / original, 'factor')
+  const original = positiveIn(p.original_max_position_embeddings ?? maxPositions, 'original_max_position_embeddings')
+  const factor = positiveIn(p.factor ?? maxPositions / original, 'factor')
   const scaleOf = (m: number): number => (factor <= 1 ? 1 : 0.1 * m * Math.log(factor) + 1)
   const both = p.mscale && p.mscale_all_dim
   const attention = p.attention_factor ?? (both ? scaleOf(p.mscale) / scaleOf(p.mscale_all_dim) : scaleOf(1))
   // The pair that turns so many times over the length in training.
   const pairOf = (turns: number): number => (dims * Math.log(original / (turns * 2 * Math.PI))) / (2 * Math.log(theta))
   const truncate = p.truncate ?? true
-  const low = pairOf(positive(p.beta_fast ?? 32, 'beta_fast'))
-  const high = pairOf(positive(p.beta_slow ?? 1, 'beta_slow'))
+  const low = pairOf(positiveIn(p.beta_fast ?? 32, 'beta_fast'))
+  const high = pairOf(positiveIn(p.beta_slow ?? 1, 'beta_slow'))
   const from = Math.max(truncate ? Math.floor(low) : low, 0)
   let to = Math.min(truncate ? Math.ceil(high) : high, dims - 1)
   if (from === to) to += 0.001
@@ -186,15 +191,15 @@ function yarn(values: Float64Array, p: RopeParameters, theta: number, dims: numb
     const ramp = Math.min(1, Math.max(0, (c - from) / (to - from)))
     return (f / factor) * ramp + f * (1 - ramp)
   })
-  return { values: stretched, factor: positive(attention, 'attention_factor') }
+  return { values: stretched, factor: positiveIn(attention, 'attention_factor') }
 }
 
 /** Llama 3.1's: what turns slowly is stretched, what turns fast stays, and between the two it goes over smoothly. */
 function llama3(values: Float64Array, p: RopeParameters): Float64Array {
-  const factor = positive(p.factor, 'factor')
-  const low = positive(p.low_freq_factor, 'low_freq_factor')
-  const high = positive(p.high_freq_factor, 'high_freq_factor')
-  const original = positive(p.original_max_position_embeddings, 'original_max_position_embeddings')
+  const factor = positiveIn(p.factor, 'factor')
+  const low = positiveIn(p.low_freq_factor, 'low_freq_factor')
+  const high = positiveIn(p.high_freq_factor, 'high_freq_factor')
+  const original = positiveIn(p.original_max_position_embeddings, 'original_max_position_embeddings')
   return values.map((f) => {
     const turns = (original * f) / (2 * Math.PI)
     if (turns < low) return f / factor
@@ -208,10 +213,4 @@ function ropeType(name: unknown): RopeType {
   const known = TYPES.find((type) => type === name)
   if (known) return known
   throw new SeqmixError('ERR_UNSUPPORTED', `rope_type: expected one of ${TYPES.join(', ')}, got ${shown(name)}`)
-}
-
-function positive(value: unknown, name: string): number {
-  if (typeof value !== 'number') throw typeError('ERR_OPTION', name, 'a number above 0', shown(value))
-  if (!(value > 0) || !Number.isFinite(value)) throw rangeError('ERR_OPTION', name, 'a number above 0', shown(value))
-  return value
 }

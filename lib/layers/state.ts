@@ -22,6 +22,13 @@ export function sizeIn(value: unknown, name: string): number {
   return value
 }
 
+/** A number above 0 in a config. Throws ERR_OPTION. */
+export function positiveIn(value: unknown, name: string): number {
+  if (typeof value !== 'number') throw typeError('ERR_OPTION', name, 'a number above 0', shown(value))
+  if (!(value > 0) || !Number.isFinite(value)) throw rangeError('ERR_OPTION', name, 'a number above 0', shown(value))
+  return value
+}
+
 /** Tensors (or plain inputs) under the names a checkpoint gives them. */
 export type StateDict = Readonly<Record<string, TensorInput>>
 

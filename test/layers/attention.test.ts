@@ -14,6 +14,7 @@ import {
 } from '../../lib/layers/index.js'
 import { attentionShapes } from '../../lib/layers/attention.js'
 import { readTensors } from '../../lib/layers/cache.js'
+import { kvKinds } from '../../lib/layers/kv/index.js'
 import { liveTensors } from '../models/support.js'
 import { NDArray } from '../reference/array.js'
 import { expectClose } from '../support/close.js'
@@ -214,8 +215,7 @@ describe.each(Object.entries(kinds))('a cache of kind %s', (_, { options, sees, 
     const saved = await cache.save()
     const fork = cache.clone()
     await inPieces(made, made.x.slice(1, 60, 40), cache, [0, 1, 40], false) // goes on otherwise; the copies must not
-    const { tensors, note } = readTensors(saved)
-    const restored = restoreKVCache(note.kind!, tensors, dut)
+    const restored = restoreKVCache(saved, dut)
     for (const copy of [fork, restored]) {
       expect([copy.length, copy.batch, copy.kind]).toEqual([110, 2, cache.kind])
       expectClose(await inPieces(made, rest, copy, [0, 1, 2, 40]), want.slice(1, 110, 40), limits)
@@ -278,8 +278,7 @@ describe('a cache in int8', () => {
       // the largest of 8 by a factor of two or so: below 1/127 of the whole.
       expectClose(out, want, { on, bound: 1 / 127 })
       const copy = cache.clone()
-      const { tensors, note } = readTensors(await cache.save())
-      const restored = restoreKVCache(note.kind!, tensors, dut)
+      const restored = restoreKVCache(await cache.save(), dut)
       const next = made.x.slice(1, 0, 3)
       const [a, b, c] = [
         await inPieces(made, next, cache, [0, 3]),
@@ -442,15 +441,12 @@ describe('what is refused', () => {
       const { tensors, note } = readTensors(await cache.save())
       const before = liveTensors()
       const refused = (changed: typeof tensors): void => {
-        expect(() => restoreKVCache(note.kind!, changed, dut)).toThrow(
-          expect.objectContaining({ code: 'ERR_CHECKPOINT' }),
-        )
+        expect(() => kvKinds[note.kind!]!(changed, dut)).toThrow(expect.objectContaining({ code: 'ERR_CHECKPOINT' }))
       }
       for (const name of Object.keys(tensors)) {
         refused(Object.fromEntries(Object.entries(tensors).filter(([key]) => key !== name)))
         refused({ ...tensors, [name]: { dtype: 'float32', shape: [1], data: Float32Array.of(1) } })
       }
-      expect(() => restoreKVCache('kv-none', tensors, dut)).toThrow(expect.objectContaining({ code: 'ERR_CHECKPOINT' }))
       expect(liveTensors()).toBe(before)
       cache.dispose()
     }

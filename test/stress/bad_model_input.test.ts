@@ -2,7 +2,7 @@
 // behind, nothing that hangs.
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { SeqmixError, Tensor, memory, scope, zeros } from '../../lib/index.js'
-import { Mamba, MambaCache, RMSNorm } from '../../lib/layers/index.js'
+import { Attention, Mamba, MambaCache, MLP, PagePool, RMSNorm, Rope, restoreKVCache } from '../../lib/layers/index.js'
 import { type LanguageModel, ModelCache, load } from '../../lib/models/index.js'
 import { dut } from '../support/device.js'
 import { Trap, hostile, own } from './hostile.js'
@@ -86,7 +86,7 @@ describe('a model', () => {
 describe('load', () => {
   test('of a directory', () => expectClear((dir) => load(dir)))
   test('with options', () => expectClear((options) => load(fixture, options)))
-  test.each(['device', 'dtype', 'weights', 'onProgress', 'signal'])('with %s', (name) =>
+  test.each(['device', 'dtype', 'weights', 'cache', 'onProgress', 'signal'])('with %s', (name) =>
     expectClear((value) => load(fixture, { device: dut, [name]: name === 'onProgress' ? own(value) : value })),
   )
 })
@@ -161,4 +161,75 @@ describe('layers', () => {
     await expectClear((bytes) => MambaCache.restore(bytes))
     await expectClear((bytes) => ModelCache.restore(bytes))
   })
+
+  const projections = (): Record<string, unknown> => ({
+    'q_proj.weight': zeros([16, 16]),
+    'k_proj.weight': zeros([8, 16]),
+    'v_proj.weight': zeros([8, 16]),
+    'o_proj.weight': zeros([16, 16]),
+  })
+  const attention = { hidden_size: 16, num_attention_heads: 2, num_key_value_heads: 1, rope_theta: 100 }
+  test('Attention of a config', () => expectClear((c) => inScope(() => new Attention(c, projections() as never))))
+  test.each([
+    ...['hidden_size', 'num_attention_heads', 'num_key_value_heads', 'head_dim', 'sliding_window', 'rope_theta'],
+    ...['attn_logit_softcapping', 'query_pre_attn_scalar', 'rope_parameters', 'rope_scaling', 'rope_interleave'],
+    ...['partial_rotary_factor', 'max_position_embeddings'],
+  ])('Attention of a config with %s', (name) =>
+    expectClear((value) =>
+      inScope(() => new Attention({ ...attention, [name]: value as never }, projections() as never)),
+    ),
+  )
+  test('Attention of a state, and with options', async () => {
+    await expectClear((s) => inScope(() => new Attention(attention, s)))
+    await expectClear((o) => inScope(() => new Attention(attention, projections() as never, o)))
+    await expectClear((rope) => inScope(() => new Attention(attention, projections() as never, { rope })))
+    for (const name of Object.keys(projections()))
+      await expectClear((value) =>
+        inScope(() => new Attention(attention, { ...projections(), [name]: value } as never)),
+      )
+  })
+  test('Attention forward and step, and its caches', async () => {
+    const layer = scope(() => new Attention(attention, projections() as never))
+    const cache = layer.newCache(1)
+    scope(() => layer.forward(zeros([1, 300, 16]), cache).dispose()) // tables and memory for what follows
+    cache.rollback(290)
+    await expectClear((x) => layer.forward(x))
+    await expectClear((x) => layer.forward(x, cache))
+    await expectClear((x) => layer.step(x, cache))
+    await expectClear((c) => scope(() => layer.forward(zeros([1, 2, 16]), c).dispose()))
+    await expectClear((c) => scope(() => layer.step(zeros([1, 16]), c).dispose()))
+    await expectClear((options) => scope(() => layer.forward(zeros([1, 2, 16]), cache, options).dispose()))
+    await expectClear((residual) => scope(() => layer.step(zeros([1, 16]), cache, { residual }).dispose()))
+    await expectClear((tokens) => cache.rollback(tokens))
+    await expectClear((tokens) => cache.prepare(tokens))
+    await expectClear((rows) => (cache as unknown as { select(rows: never): unknown }).select(rows))
+    await expectClear((batch) => layer.newCache(batch))
+    await expectClear((options) => layer.newCache(1, options))
+    for (const name of ['kind', 'dtype', 'capacity', 'window', 'sinks', 'pool'])
+      for (const kind of ['contiguous', 'sinks'] as const)
+        await expectClear((value) => layer.newCache(1, { kind, window: 4, [name]: value }))
+    cache.dispose()
+    layer.dispose()
+  })
+  test('MLP, Rope and PagePool', async () => {
+    const state = () => ({
+      'gate_proj.weight': zeros([3, 4]),
+      'up_proj.weight': zeros([3, 4]),
+      'down_proj.weight': zeros([4, 3]),
+    })
+    const config = { hidden_size: 4, intermediate_size: 3 }
+    await expectClear((c) => inScope(() => new MLP(c, state())))
+    await expectClear((s) => inScope(() => new MLP(config, s)))
+    for (const name of ['hidden_size', 'intermediate_size', 'hidden_act'])
+      await expectClear((value) => inScope(() => new MLP({ ...config, [name]: value as never }, state())))
+    const layer = scope(() => new MLP(config, state()))
+    await expectClear((x) => layer.forward(x))
+    await expectClear((options) => scope(() => layer.forward(zeros([2, 4]), options).dispose()))
+    layer.dispose()
+    await expectClear((c) => new Rope(c, 8))
+    await expectClear((options) => new PagePool(options))
+    await expectClear((pageSize) => new PagePool({ pageSize }))
+    await expectClear((pages) => new PagePool({ pages }))
+  })
+  test('restoring KV caches', () => expectClear((bytes) => restoreKVCache(bytes)))
 })

@@ -1,5 +1,6 @@
+import { rangeError, shown } from '../../errors.js'
 import { empty, flashAttentionWithKvCache, keep, scope, type DType, type Tensor } from '../../index.js'
-import { KVCache, type Attending, type KVShape } from './kv-cache.js'
+import { KVCache, MOST_SEQUENCES, type Attending, type KVShape } from './kv-cache.js'
 
 /** Tokens that have room at first, where nothing else is asked for. */
 const FIRST = 64
@@ -32,6 +33,7 @@ export class ContiguousCache extends KVCache {
 
   /** A cache whose sequence i goes on from sequence rows[i] of this one: for beams, or many answers to one prompt. */
   select(rows: readonly number[]): ContiguousCache {
+    checkRows(rows, this.batch)
     const copy = this.sibling({ ...this.shape, batch: rows.length }, this.capacity, this.length)
     rows.forEach((from, to) => copySequence(this.buffers, from, copy.buffers, to, this.length))
     return copy.turnedBy(this.rope)
@@ -108,6 +110,14 @@ export class ContiguousCache extends KVCache {
     })
     return target
   }
+}
+
+/** @internal Throws for what are no numbers of sequences. */
+export function checkRows(rows: readonly number[], batch: number): void {
+  const good = Array.isArray(rows) && rows.length > 0 && rows.length <= MOST_SEQUENCES
+  const wrong = good ? rows.findIndex((row) => !Number.isSafeInteger(row) || row < 0 || row >= batch) : 0
+  if (!good || wrong >= 0)
+    throw rangeError('ERR_OPTION', 'rows', `an array of whole numbers below ${batch}`, shown(good ? rows[wrong] : rows))
 }
 
 function copySequence(

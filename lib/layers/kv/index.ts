@@ -4,8 +4,9 @@ import { damaged } from '../../checkpoint/format.js'
 import type { StoredTensor } from '../../checkpoint/index.js'
 import { isFloat } from '../../dtype.js'
 import { rangeError, shown } from '../../errors.js'
-import { scope, tensor, type Device, type FloatDType, type Tensor } from '../../index.js'
+import { device as findDevice, scope, tensor, type Device, type FloatDType, type Tensor } from '../../index.js'
 import { whole } from '../../options.js'
+import { readTensors } from '../cache.js'
 import { ContiguousCache } from './contiguous.js'
 import type { KVCache, KVShape } from './kv-cache.js'
 import { PagedCache } from './paged.js'
@@ -91,11 +92,19 @@ export const kvKinds: Readonly<Record<string, (stored: Stored, device: Device) =
   'kv-sinks': ringBack,
 }
 
-/** A cache as its `save` left it. */
-export function restoreKVCache(kind: string, stored: Stored, device: Device): KVCache {
+/**
+ * A KV cache as its `save` left it.
+ *
+ * @param bytes what save() returned
+ * @param device where the cache goes; by default the best device
+ * @throws SeqmixError ERR_CHECKPOINT where the bytes are damaged or of something else
+ */
+export function restoreKVCache(bytes: Uint8Array, device?: Device | string): KVCache {
+  const { tensors, note } = readTensors(bytes)
+  const kind = note.kind ?? 'nothing'
   const restore = Object.hasOwn(kvKinds, kind) ? kvKinds[kind] : undefined
-  if (!restore) throw damaged('cache', `expected one of ${Object.keys(kvKinds).join(', ')}, got '${kind}'`)
-  return restore(stored, device)
+  if (!restore) throw damaged('cache', `expected one of ${Object.keys(kvKinds).join(', ')}, got ${kind}`)
+  return restore(tensors, findDevice(device))
 }
 
 // Keys and values of whole sequences, (b, length, hk, d).

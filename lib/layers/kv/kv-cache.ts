@@ -4,9 +4,13 @@
 import { isRecording } from '../../capture.js'
 import { rangeError, SeqmixError, shown } from '../../errors.js'
 import { increment, scope, tensor, type Device, type FloatDType, type Tensor } from '../../index.js'
+import { whole } from '../../options.js'
 import { saveTensors, type LayerCache } from '../cache.js'
 import type { Rope } from '../rope.js'
 import { bytesIn } from '../state.js'
+
+/** @internal sequences of a batch, at most */
+export const MOST_SEQUENCES = 65_536
 
 /** What a layer's keys and values are. */
 export interface KVShape {
@@ -70,7 +74,7 @@ export abstract class KVCache implements LayerCache {
   }
 
   /**
-   * Attention of the tokens that come next, in any number.
+   * @internal Attention of the tokens that come next, in any number.
    *
    * @param q (b, L, hq, d), @param k (b, L, hk, d), @param v (b, L, hk, dv), not rotated yet, of one dtype; they are held in
    *   the cache's
@@ -101,6 +105,7 @@ export abstract class KVCache implements LayerCache {
    * @returns whether tensors moved, so that a captured step must be captured again
    */
   prepare(tokens: number): boolean {
+    whole(tokens, 'tokens', 0)
     let moved = this.makeRoom(tokens)
     if (this.rope) {
       this.rope.upTo(this.tokens + tokens)
@@ -112,6 +117,7 @@ export abstract class KVCache implements LayerCache {
 
   /** Counts tokens that came by the run of a graph. */
   counted(tokens: number): void {
+    whole(tokens, 'tokens', 0)
     this.tokens += tokens
   }
 

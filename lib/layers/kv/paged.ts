@@ -1,6 +1,6 @@
-import { rangeError, shown } from '../../errors.js'
 import { cat, flashAttentionWithKvCache, keep, scope, tensor, zeros, type Tensor } from '../../index.js'
 import { bytesIn } from '../state.js'
+import { checkRows } from './contiguous.js'
 import { KVCache, type Attending, type KVShape } from './kv-cache.js'
 import type { Pages } from './pages.js'
 
@@ -53,8 +53,7 @@ export class PagedCache extends KVCache {
 
   /** A cache whose sequence i goes on from sequence rows[i] of this one: for beams, or many answers to one prompt. */
   select(rows: readonly number[]): PagedCache {
-    for (const row of rows)
-      if (!this.rows[row]) throw rangeError('ERR_OPTION', 'rows', `numbers below ${this.batch}`, shown(row))
+    checkRows(rows, this.batch)
     const taken = rows.map((row) => [...this.rows[row]!])
     for (const page of taken.flat()) this.pages.share(page)
     const shape = { ...this.shape, batch: rows.length }
