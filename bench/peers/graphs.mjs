@@ -209,6 +209,47 @@ export function convolution({ D, K, L, weight, bias }) {
   )
 }
 
+/** y (1, L, H·D) from q (1, L, H·D), k and v (1, S, H·D). */
+export function attention({ H, D, L, S, causal }) {
+  const settings = { num_heads: H, unidirectional: causal ? 1 : 0 }
+  return model(
+    graph(
+      [node('MultiHeadAttention', ['q', 'k', 'v'], ['y'], settings, own)],
+      [],
+      [value('q', [1, L, H * D]), value('k', [1, S, H * D]), value('v', [1, S, H * D])],
+      [value('y', [1, L, H * D])],
+    ),
+  )
+}
+
+/**
+ * The same, causal, with Hk heads for keys and values, P of which came before: past_k and past_v (1, Hk, P, D). `last` is the
+ * index of the last key, `total` their number.
+ */
+export function groupedAttention({ H, Hk, D, L, P }) {
+  const past = P ? ['past_k', 'past_v'] : ['', '']
+  return model(
+    graph(
+      [
+        node(
+          'GroupQueryAttention',
+          ['q', 'k', 'v', ...past, 'last', 'total'],
+          ['y', 'all_k', 'all_v'],
+          { num_heads: H, kv_num_heads: Hk },
+          own,
+        ),
+      ],
+      [],
+      [
+        ...[value('q', [1, L, H * D]), value('k', [1, L, Hk * D]), value('v', [1, L, Hk * D])],
+        ...(P ? [value('past_k', [1, Hk, P, D]), value('past_v', [1, Hk, P, D])] : []),
+        ...[value('last', [1], 'int32'), value('total', [], 'int32')],
+      ],
+      [value('y', [1, L, H * D]), value('all_k', [1, Hk, P + L, D]), value('all_v', [1, Hk, P + L, D])],
+    ),
+  )
+}
+
 /** x (M, K) times a constant (K, N). */
 export function product({ M, K, N, weight }) {
   return model(

@@ -1,6 +1,6 @@
 // As much of ONNX's protobuf as the graphs here need, written by hand: no exporter, no Python.
 
-const elementTypes = { float32: 1, int64: 7 }
+const elementTypes = { float32: 1, int32: 6, int64: 7 }
 
 function varint(value) {
   const bytes = []
@@ -24,10 +24,10 @@ const float = (field, value) => {
   return Buffer.concat([varint((field << 3) | 5), body])
 }
 
-/** A graph's float32 input or output. */
-export function value(name, dims) {
+/** A graph's input or output. */
+export function value(name, dims, type = 'float32') {
   const shape = Buffer.concat(dims.map((d) => bytes(1, integer(1, d))))
-  const tensorType = Buffer.concat([integer(1, elementTypes.float32), bytes(2, shape)])
+  const tensorType = Buffer.concat([integer(1, elementTypes[type]), bytes(2, shape)])
   return Buffer.concat([bytes(1, name), bytes(2, bytes(1, tensorType))])
 }
 

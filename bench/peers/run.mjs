@@ -7,11 +7,27 @@ import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import ort from 'onnxruntime-node'
 import { causalConv1d, causalConv1dUpdate, device, linear, selectiveScan, setThreads } from '../../lib/index.ts'
-import { debug, selectiveStateUpdate, ssdChunkScan, tensor } from '../../lib/index.ts'
+import {
+  debug,
+  flashAttention,
+  flashAttentionWithKvCache,
+  selectiveStateUpdate,
+  ssdChunkScan,
+  tensor,
+} from '../../lib/index.ts'
 import { values } from '../inputs.ts'
 import { machineRecord } from '../machine.ts'
 import { median } from '../measure.ts'
-import { convolution, product, scanAsAttention, scanAsLoop, ssdAsAttention, ssdAsProducts } from './graphs.mjs'
+import {
+  attention,
+  convolution,
+  groupedAttention,
+  product,
+  scanAsAttention,
+  scanAsLoop,
+  ssdAsAttention,
+  ssdAsProducts,
+} from './graphs.mjs'
 
 const { values: options } = parseArgs({
   options: {
@@ -33,7 +49,10 @@ const pause = () => new Promise((resolve) => setTimeout(resolve, 20))
 async function session(bytes, feeds) {
   const s = await ort.InferenceSession.create(bytes, { intraOpNumThreads: threads, interOpNumThreads: 1 })
   const tensors = Object.fromEntries(
-    Object.entries(feeds).map(([name, [data, dims]]) => [name, new ort.Tensor('float32', data, dims)]),
+    Object.entries(feeds).map(([name, [data, dims]]) => [
+      name,
+      new ort.Tensor(data instanceof Int32Array ? 'int32' : 'float32', data, dims),
+    ]),
   )
   return { run: () => s.run(tensors), release: () => s.release() }
 }
@@ -246,6 +265,69 @@ async function products(M, K, N) {
   })
 }
 
+async function attentions(H, Hk, D, L, causal) {
+  const [q, k, v] = [values(L * H * D), values(L * Hk * D), values(L * Hk * D)]
+  const dims = (heads) => [1, L, heads * D]
+  const [tq, tk, tv] = [
+    [q, H],
+    [k, Hk],
+    [v, Hk],
+  ].map(([data, heads]) => tensor(data, { shape: [1, L, heads, D], device: cpu }))
+  const feeds = { q: [q, dims(H)], k: [k, dims(Hk)], v: [v, dims(Hk)] }
+  const lengths = { last: [Int32Array.of(L - 1), [1]], total: [Int32Array.of(L), []] }
+  await compare(
+    `attention ${causal ? 'causal' : 'full'} Hq=${H} Hk=${Hk} D=${D} L=${L}`,
+    () => flashAttention(tq, tk, tv, { causal }),
+    {
+      ...(H === Hk ? { MultiHeadAttention: { bytes: attention({ H, D, L, S: L, causal }), feeds } } : {}),
+      ...(causal
+        ? { GroupQueryAttention: { bytes: groupedAttention({ H, Hk, D, L, P: 0 }), feeds: { ...feeds, ...lengths } } }
+        : {}),
+    },
+  )
+}
+
+async function decoding(H, Hk, D, L) {
+  const [q, k, v] = [values(H * D), values(L * Hk * D), values(L * Hk * D)]
+  const P = L - 1
+  const head = (data, from, n) => tensor(data, { shape: [1, L, Hk, D], device: cpu }).narrow(1, from, n)
+  const past = (data) => [head(data, 0, P).transpose(1, 2).contiguous().dataSync(), [1, Hk, P, D]]
+  const added = (data) => [data.slice(P * Hk * D), [1, 1, Hk * D]]
+  const [tq, tk, tv] = [
+    tensor(q, { shape: [1, 1, H, D], device: cpu }),
+    tensor(k, { shape: [1, L, Hk, D], device: cpu }),
+    tensor(v, { shape: [1, L, Hk, D], device: cpu }),
+  ]
+  const [nk, nv] = [tk.narrow(1, P, 1).clone(), tv.narrow(1, P, 1).clone()]
+  const whole = (data) => [data, [1, L, H * D]]
+  await compare(
+    `decode Hq=${H} Hk=${Hk} D=${D} L=${L}`,
+    () => flashAttentionWithKvCache(tq, tk, tv, { k: nk, v: nv, cacheSeqlens: P }),
+    {
+      ...(H === Hk
+        ? {
+            MultiHeadAttention: {
+              bytes: attention({ H, D, L: 1, S: L, causal: false }),
+              feeds: { q: [q, [1, 1, H * D]], k: whole(k), v: whole(v) },
+            },
+          }
+        : {}),
+      GroupQueryAttention: {
+        bytes: groupedAttention({ H, Hk, D, L: 1, P }),
+        feeds: {
+          ...{ q: [q, [1, 1, H * D]], k: added(k), v: added(v), past_k: past(k), past_v: past(v) },
+          ...{ last: [Int32Array.of(P), [1]], total: [Int32Array.of(L), []] },
+        },
+      },
+    },
+  )
+}
+
+await attentions(12, 12, 64, 4096, true)
+await attentions(32, 8, 128, 1024, true)
+await attentions(12, 12, 64, 4096, false)
+await decoding(12, 12, 64, 32768)
+await decoding(32, 8, 128, 32768)
 await scans(1536, 2048)
 await scans(1536, 512)
 await scans(1536, 1)

@@ -10,6 +10,7 @@
 #include "core/check.h"
 #include "core/problem/causal_conv1d.h"
 #include "core/problem/elementwise.h"
+#include "core/problem/flash_attention.h"
 #include "core/problem/rows.h"
 #include "core/problem/selective_scan.h"
 #include "core/problem/selective_state_update.h"
@@ -38,8 +39,9 @@ void expect_refused(const std::function<void()>& body, const std::string& what, 
 }
 
 // Weights and states: any floating-point dtype beside any activations.
-const std::set<std::string> kAnyFloat = {"A",      "D",    "deltaBias", "dtBias",        "initialState", "state",
-                                         "weight", "bias", "convState", "initialStates", "table"};
+const std::set<std::string> kAnyFloat = {"A",     "D",           "deltaBias", "dtBias",    "initialState",
+                                         "state", "weight",      "bias",      "convState", "initialStates",
+                                         "table", "alibiSlopes", "sinks"};
 
 // Nothing has to agree with these.
 const std::set<std::string> kOnlyActivation = {"causalConv1d x", "causalConv1dUpdate x"};
@@ -321,6 +323,37 @@ TEST(validate_rows) {
   expect_refused([&] { wrong.validate(); }, "ids", Code::shape, "ids of 8 dimensions");
   wrong.ids = floats({2});
   expect_refused([&] { wrong.validate(); }, "ids", Code::dtype, "ids of float32");
+}
+
+TEST(validate_attention) {
+  const auto attention = [] {
+    FlashAttention p(Op::flash_attention);
+    p.q = floats({2, 3, 4, 16});
+    p.k = floats({2, 5, 2, 16});
+    p.v = floats({2, 5, 2, 24});
+    p.alibi_slopes = floats({2, 4});
+    p.sinks = floats({4});
+    p.scale = std::numeric_limits<double>::quiet_NaN();
+    return p;
+  };
+  check_operands<FlashAttention>("flashAttention", attention,
+                                 {{"q", &FlashAttention::q},
+                                  {"k", &FlashAttention::k},
+                                  {"v", &FlashAttention::v},
+                                  {"alibiSlopes", &FlashAttention::alibi_slopes},
+                                  {"sinks", &FlashAttention::sinks}});
+  FlashAttention p = attention();
+  p.causal = true;
+  p.window_left = 7;
+  p.return_lse = true;
+  p.validate();
+  EXPECT(p.scale == 0.25 && p.window_left == 7 && p.window_right == 0, "scale and window");
+  EXPECT(same_shape(p.out, floats({2, 3, 4, 24})) && same_shape(p.lse, floats({2, 4, 3})), "outputs");
+  for (const int64_t side : {int64_t{-2}, INT64_MIN}) {
+    FlashAttention wrong = attention();
+    wrong.window_left = side;
+    expect_refused([&] { wrong.validate(); }, "window", Code::option_range, "a side of the window");
+  }
 }
 
 TEST(validate_choices) {

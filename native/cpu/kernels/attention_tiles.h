@@ -2,16 +2,18 @@
 // scores, which is never more than a tile (Dao, FlashAttention-2, 2023).
 //
 // A KV head's queries, query by query and within one head by head of its group, are cut into items of some hundred
-// rows, and those into panels of up to kTileRows. An item takes the keys in blocks of at most kAttnBlock, counted from
-// key 0. It packs a block's keys and values once, for all its panels: keys as strips (d, kStrip keys), values as
-// strips (keys, kStrip of dv), in float32. Then, panel by panel: scores = panel · keys, into rows of kAttnPitch; the
-// mask; weights in place; sums of the panel += weights · values. Packed blocks and the panels' sums stay in L2 (64 to
-// 256 KB and some 200 KB), scores and one strip in L1. Strips that no query of a panel sees are left out, so that a
-// causal mask costs half. Both products go through gemm.h's tile_product.
+// rows, and those into panels of up to kAttnTall. An item takes the keys in blocks of at most kAttnBlock, counted from
+// key 0, which are packed in float32: keys as strips (d, kStrip keys), values as strips (keys, kStrip of dv). A block
+// is packed once for all queries of its KV head, before the items begin, or by the one item that there is (or by each
+// item, where a sequence is so long that all packed blocks would take more than kAttnShared). Then, panel by panel:
+// scores = panel · keys by gemm.h's tile, into rows of kAttnPitch; the mask; weights in place; sums of the panel +=
+// weights · values. A block and the panels' sums stay in L2 (128 to 256 KB and some 200 KB), scores and a strip in L1.
+// Strips that no query of a panel sees are left out, so that a causal mask costs half.
 //
 // A row's bits depend on its own query, keys and blocks only: not on the rows beside it, nor on how items are cut. Few
 // rows with many keys are cut along the keys too (attention_keys.h).
-// Floor: 2 (d + dv) operations for each pair of query and key that is seen, and its exponential, about 10 more a lane.
+// Floor: 2 (d + dv) operations for each pair of query and key that is seen. The exponential is ten operations a lane
+// more, a tenth of the time at d = 64 where it stands alone; with AVX-512 it is woven into the product with the values.
 
 constexpr int64_t kAttnBlock = 256;                // most keys of a block
 constexpr int64_t kAttnPitch = kAttnBlock + 16;    // so far apart are rows of scores: not in the same sets of L1
