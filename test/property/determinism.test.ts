@@ -34,6 +34,10 @@ const ops: Record<string, () => Tensor[]> = {
   'flashAttention, groups and a window': attention({ b: 2, sq: 90, sk: 300, hq: 6, hk: 2, d: 40 }, { window: [50, 7] }),
   'flashAttention, few queries over many keys': attention({ b: 1, sq: 20, sk: 6000, hq: 2, hk: 1, d: 16 }, {}),
   'flashAttention, one query over many keys': attention({ b: 2, sq: 1, sk: 4000, hq: 8, hk: 2, d: 64 }, {}),
+  'flashAttention, one query over more keys, many heads': attention(
+    { b: 1, sq: 1, sk: 2500, hq: 12, hk: 12, d: 64 },
+    {},
+  ),
   selectiveStateUpdate: () => {
     const [b, d, n] = [3, 500, 16]
     const state = fixed('state', [b, d, n])

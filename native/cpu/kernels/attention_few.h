@@ -131,8 +131,9 @@ struct Few {
   }
 
   static int kind(int64_t rows) { return rows <= 1 ? 0 : rows <= 2 ? 1 : rows <= 4 ? 2 : 3; }
+  // One head's memory: FewRows, in whole vectors.
   int64_t head_floats(int64_t rows) const {
-    return (int64_t{1} << kind(rows)) * (deep + wide + kFewSpan + W * W + 2) + W;
+    return ceil_div((int64_t{1} << kind(rows)) * (deep + wide + kFewSpan + W * W + 2) + W, W) * W;
   }
 };
 
@@ -143,11 +144,9 @@ struct FewItem {
   AttnPart part;
 };
 
-inline int64_t few_pitch(const Few& f, int64_t R) { return ceil_div(f.head_floats(R), W) * W; }
-
 inline FewRows few_rows(const Few& f, float* memory, int64_t head, int64_t R) {
   FewRows rows{};
-  rows.queries = memory + head * few_pitch(f, R);
+  rows.queries = memory + head * f.head_floats(R);
   rows.sums = rows.queries + R * f.deep;
   rows.parts = rows.sums + R * f.wide;
   rows.scores = rows.sums + R * (f.wide + W * W);
@@ -204,7 +203,7 @@ inline int64_t few_batch_scores(const Few& f, const AttnSequence& s, const FewIt
                                 int kind, float* memory) {
   const int64_t R = int64_t{1} << kind;
   const FewKeys keys = few_keys(f, s, item, f.p.k, j);
-  f.products[kind](keys, few_rows(f, memory, 0, R), few_pitch(f, R));
+  f.products[kind](keys, few_rows(f, memory, 0, R), f.head_floats(R));
   float scales[2 * W];
   for (int64_t head = item.h0; head < item.h1; head++) {
     const FewRows own = few_rows(f, memory, head - item.h0, R);
@@ -228,7 +227,7 @@ inline int64_t few_batch_values(const Few& f, const AttnSequence& s, const FewIt
       for (int64_t k = 0; k < values.count; k++) own.scores[r * kFewSpan + j - span + k] *= scale[k];
   }
   if (attn_range(f.p, s, 0).end >= end && attn_range(f.p, s, s.queries - 1).begin <= j) {
-    f.sum[kind](values, few_rows(f, memory, 0, R), few_pitch(f, R), j - span);
+    f.sum[kind](values, few_rows(f, memory, 0, R), f.head_floats(R), j - span);
     return end;
   }
   const FewKeys all = values;
@@ -242,7 +241,7 @@ inline int64_t few_batch_values(const Few& f, const AttnSequence& s, const FewIt
     FewRows own = few_rows(f, memory, 0, R);
     own.sums += r * f.wide;
     own.scores += r * kFewSpan;
-    f.sum[0](values, own, few_pitch(f, R), a - span);
+    f.sum[0](values, own, f.head_floats(R), a - span);
   }
   return end;
 }
