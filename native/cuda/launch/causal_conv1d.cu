@@ -10,30 +10,22 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int64_t kBlocks = 64;  // a multiprocessor
 
-// V elements along `dense` begin on 16 bytes wherever a multiple of V along it does.
+// V elements of T along `dense` are one aligned access wherever a multiple of V along it begins.
 template <class T>
-bool vectors_aligned(const View& v, int dense) {
-  if (v.stride[dense] != 1 || !aligned16(v.data)) return false;
+bool vectors_aligned(const View& v, int dense, int V) {
+  if (v.stride[dense] != 1 || reinterpret_cast<uintptr_t>(v.data) % (V * sizeof(T)) != 0) return false;
   for (int i = 0; i < v.rank; i++)
-    if (i != dense && v.shape[i] > 1 && v.stride[i] % kWide<T> != 0) return false;
+    if (i != dense && v.shape[i] > 1 && v.stride[i] % V != 0) return false;
   return true;
 }
 
-// Tokens side by side, and every row of x as far from 16 bytes as out's.
+// Every row of x begins as far from 16 bytes as out's.
 template <class T>
 bool rows_alike(const View& x, const View& out) {
-  if (x.stride[2] != 1 || out.stride[2] != 1) return false;
   if (reinterpret_cast<uintptr_t>(x.data) % 16 != reinterpret_cast<uintptr_t>(out.data) % 16) return false;
   for (int i = 0; i < 2; i++)
     if (x.shape[i] > 1 && (x.stride[i] - out.stride[i]) % kWide<T> != 0) return false;
   return true;
-}
-
-// Tokens a thread walks: the more, the fewer are read twice, as long as there are threads for the chip to choose from.
-int walk_of(const Context& c, int64_t b, int64_t blocks, int64_t L) {
-  int walk = 8 * kConvBatch;
-  while (walk > kConvBatch && b * blocks * ceil_div(L, walk) < c.multiprocessors * int64_t{4096}) walk /= 2;
-  return walk;
 }
 
 template <class T>
@@ -59,7 +51,7 @@ ConvArgs<T> args_of(const CausalConv1d& p) {
   a.out_t = p.out.stride[2];
   a.weight_d = p.weight.stride[0];
   a.weight_k = p.weight.stride[1];
-  a.weight_together = a.w == kTaps && a.weight_k == 1 && rows_aligned(p.weight, kTaps);
+  a.weights_together = a.w == kTaps && a.weight_k == 1 && a.weight_d == kTaps && aligned16(a.weight);
   a.initial_b = p.initial_states.stride[0];
   a.initial_d = p.initial_states.stride[1];
   a.initial_t = p.initial_states.stride[2];
@@ -75,43 +67,63 @@ ConvArgs<T> args_of(const CausalConv1d& p) {
   return a;
 }
 
-// A kernel whose threads have a piece of the work each.
+// By whether all is plain: four taps, no initial states, one sequence a row.
 template <class T>
-void all_at_once(const Context& c, void (*kernel)(ConvArgs<T>), const ConvArgs<T>& a, int lanes = 1) {
-  set_off(c, kernel, static_cast<unsigned>(ceil_div(a.places.items * lanes, kThreads)), kThreads, a);
+using Kernels = void (*[2])(ConvArgs<T>);
+
+template <class T>
+void along_tokens(const Context& c, ConvArgs<T> a, const CausalConv1d& p, bool plain) {
+  constexpr int V = kWide<T>;
+  constexpr Kernels<T> alike = {conv_tokens<T, false, false>, conv_tokens<T, true, false>},
+                       apart = {conv_tokens<T, false, true>, conv_tokens<T, true, true>};
+  const int64_t before = vectors_aligned<T>(p.out, 2, V) ? 0 : V - 1;  // a row may begin with a part of a vector
+  const int64_t vectors = ceil_div(a.L + before, V), of_lane = plain ? kConvVectors<true> : kConvVectors<false>;
+  while (a.lanes_log < 5 && of_lane << a.lanes_log < vectors) a.lanes_log++;
+  a.places = Places(ceil_div(vectors, of_lane << a.lanes_log), a.d, a.b);
+  a.bias_together = p.bias.present && together(p.bias, 1);
+  const int64_t blocks = ceil_div(a.places.items << a.lanes_log, kThreads);
+  set_off(c, (rows_alike<T>(p.x, p.out) ? alike : apart)[plain], static_cast<unsigned>(blocks), kThreads, a);
+}
+
+template <class T, int V>
+void in_runs(const Context& c, ConvArgs<T> a, const View& bias, bool plain) {
+  constexpr Kernels<T> kernels = {conv_channels<T, V, false>, conv_channels<T, V, true>};
+  constexpr int kBytes = V * sizeof(T);
+  const int run = plain ? kConvRun<kBytes, true> : kConvRun<kBytes, false>;
+  while (a.lanes_log < 5 && V << a.lanes_log < a.d) a.lanes_log++;
+  a.places = Places(ceil_div(a.d, V << a.lanes_log), ceil_div(a.L, (kThreads >> a.lanes_log) * run), a.b);
+  a.bias_together = bias.present && together(bias, V);
+  set_off(c, kernels[plain], static_cast<unsigned>(a.places.items), kThreads, a);
+}
+
+template <class T>
+void along_channels(const Context& c, const ConvArgs<T>& a, const CausalConv1d& p, bool plain) {
+  constexpr int V = 4 / sizeof(T);
+  if (a.d % V == 0 && vectors_aligned<T>(p.x, 1, V) && vectors_aligned<T>(p.out, 1, V))
+    in_runs<T, V>(c, a, p.bias, plain);
+  else
+    in_runs<T, 1>(c, a, p.bias, plain);
 }
 
 template <class T>
 void convolve(Context& c, const Problem& problem) {
   const auto& p = static_cast<const CausalConv1d&>(problem);
-  constexpr int V = kWide<T>;
-  ConvArgs<T> a = args_of<T>(p);
-  const bool short_filter = a.w <= kTaps;
+  const ConvArgs<T> a = args_of<T>(p);
+  const bool plain = a.w == kTaps && !a.initial && !a.seq;
   const bool by_token = a.x_t == 1 && (a.x_d != 1 || a.d == 1);
-  c.kernel = !short_filter ? "cuda.any.causal_conv1d.any"
-             : by_token    ? "cuda.any.causal_conv1d.bdl"
-                           : "cuda.any.causal_conv1d.bld";
+  // What neither kernel takes: tokens side by side in x alone, where x repeats what it has.
+  const bool any = a.w > kTaps || (by_token && a.out_t != 1);
+  c.kernel = any        ? "cuda.any.causal_conv1d.any"
+             : by_token ? "cuda.any.causal_conv1d.bdl"
+                        : "cuda.any.causal_conv1d.bld";
   const int64_t size = a.b * a.d * a.L;
   if (size > 0) {
-    if (!short_filter) {
+    if (any)
       set_off(c, conv_any<T>, grid_for(c, ceil_div(size, kThreads), kBlocks), kThreads, a, !by_token);
-    } else if (by_token && rows_alike<T>(p.x, p.out)) {
-      const int64_t before = vectors_aligned<T>(p.x, 2) ? 0 : V - 1;  // a row may begin with a part of a vector
-      const int64_t vectors = ceil_div(a.L + before, V);
-      a.lanes = 1;
-      while (a.lanes < 32 && a.lanes * kConvVectors < vectors) a.lanes *= 2;
-      a.places = Places(ceil_div(vectors, int64_t{kConvVectors} * a.lanes), a.d, a.b);
-      all_at_once(c, conv_tokens<T>, a, a.lanes);
-    } else if (by_token) {
-      a.places = Places(a.L, ceil_div(a.d, kConvChannels), a.b);
-      all_at_once(c, conv_tokens_apart<T>, a);
-    } else {
-      const bool wide = a.d % V == 0 && vectors_aligned<T>(p.x, 1) && vectors_aligned<T>(p.out, 1);
-      const int64_t blocks = wide ? a.d / V : a.d;
-      a.walk = walk_of(c, a.b, blocks, a.L);
-      a.places = Places(blocks, ceil_div(a.L, a.walk), a.b);
-      all_at_once(c, wide ? conv_channels<T, V> : conv_channels<T, 1>, a);
-    }
+    else if (by_token)
+      along_tokens(c, a, p, plain);
+    else
+      along_channels(c, a, p, plain);
   }
   const int64_t kept = a.final ? a.b * a.d * (a.w - 1) : 0;
   if (kept > 0) set_off(c, conv_final_states<T>, grid_for(c, ceil_div(kept, kThreads), kBlocks), kThreads, a);
