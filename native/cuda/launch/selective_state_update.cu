@@ -101,7 +101,7 @@ template <class S, int V, class T>
 constexpr WideKernels wide_kernels() {
   WideKernels k{selective_state_update_heads<S, V, T>, {selective_state_update_rows<S, V, T, 1>, nullptr, nullptr}};
   if constexpr (V * sizeof(S) == 16) k.rows[1] = selective_state_update_rows<S, V, T, 2>;
-  if constexpr (V == 4) k.rows[2] = selective_state_update_rows<S, V, T, 4>;
+  if constexpr (V * sizeof(S) == 16 && V * sizeof(T) <= 16) k.rows[2] = selective_state_update_rows<S, V, T, 4>;
   return k;
 }
 constexpr WideKernels kWideKernels[][kFloatDtypes] = {
@@ -131,7 +131,7 @@ bool goes_wide(const SelectiveStateUpdate& p) {
          p.x.shape[0] <= INT32_MAX / 2;
 }
 
-constexpr int64_t kBlocksWanted = 16;  // a multiprocessor; beyond that a thread goes on with further rows
+constexpr int64_t kMostSets = 65535;  // of a grid
 
 void launch_wide(Context& c, StateUpdateArgs a, const SelectiveStateUpdate& p) {
   const WideKernels& kernels = wide_kernels_of(p);
@@ -147,7 +147,7 @@ void launch_wide(Context& c, StateUpdateArgs a, const SelectiveStateUpdate& p) {
   a.by_heads_C = Divisor(static_cast<uint32_t>(a.h / a.groups_C));
   const int64_t threads = a.units * int64_t{lanes}, blocks = ceil_div(threads, kThreads);
   const auto grid = [&](int64_t sets) {
-    return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(std::min<int64_t>(sets, 65535)));
+    return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(std::min(sets, kMostSets)));
   };
   if (by_heads) {
     c.kernel = "cuda.any.selective_state_update.heads";
@@ -156,11 +156,13 @@ void launch_wide(Context& c, StateUpdateArgs a, const SelectiveStateUpdate& p) {
   c.kernel = "cuda.any.selective_state_update.rows";
   int rows = 2;  // its logarithm: the most rows a thread that leave threads enough for the chip
   while (rows > 0 && (!kernels.rows[rows] || rows > a.lanes_log || a.b < (1 << rows) ||
-                      threads * ceil_div(a.b, 1 << rows) < c.multiprocessors * int64_t{512}))
+                      threads * ceil_div(a.b, 1 << rows) < c.multiprocessors * int64_t{kThreads}))
     rows--;
-  const int64_t sets = ceil_div(a.b, 1 << rows);
-  const int64_t rounds = ceil_div(sets * blocks, c.multiprocessors * kBlocksWanted);
-  set_off(c, kernels.rows[rows], grid(ceil_div(sets, rounds)), kThreads, a);
+  const int64_t step = kMostSets << rows;
+  for (int64_t first = 0; first < a.b; first += step) {
+    a.first_row = static_cast<int>(first);
+    set_off(c, kernels.rows[rows], grid(ceil_div(a.b - first, 1 << rows)), kThreads, a);
+  }
 }
 
 }  // namespace

@@ -12,6 +12,16 @@ __device__ __forceinline__ void wait_for_earlier_kernels() {
 #endif
 }
 
+// The same, once `worked_out`, which is not negative, is there. (The assembler takes the instruction ahead of all that
+// need not come first, so that a place in memory would be worked out after the wait; it is not taken ahead of what says
+// whether there is to be one.)
+__device__ __forceinline__ void wait_for_earlier_kernels_after(int worked_out) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("{ .reg .pred there; setp.ge.s32 there, %0, 0; @there griddepcontrol.wait; }" ::"r"(worked_out)
+               : "memory");
+#endif
+}
+
 // The next kernel's blocks may come as soon as all blocks of this one have called it, or ended.
 __device__ __forceinline__ void let_next_kernel_begin() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

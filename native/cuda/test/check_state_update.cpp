@@ -162,8 +162,7 @@ void check_state_update() {
             for (const int64_t groups : {1, 3})
               for (const Layout layout : {Layout::dense, Layout::swapped, Layout::odd})
                 check({form, n, groups, layout, extras, indexed, 3, 12, 5, types});
-  // Channels enough for two and four rows a thread, the last rows not all there; and more rows than threads are set off
-  // for, so that each goes on with others.
+  // Channels enough for two and four rows a thread, the last rows not all there.
   for (const Form form : {Form::channels, Form::per_head})
     for (const Types& types : {kTypes[0], kTypes[3], kTypes[4]}) {
       const int64_t heads = form == Form::channels ? 50 : 1;  // of what the other form has one of
@@ -178,6 +177,8 @@ void check_state_update() {
       }
       check({form, 16, 1, Layout::dense, true, true, 61, 120 * heads, 50, types});
     }
+  // More sets of rows than a grid takes.
+  check({Form::channels, 16, 1, Layout::dense, true, true, 270'001, 1, 1});
   for (const Types& types : {kTypes[0], kTypes[2], kTypes[3], kTypes[4]})
     for (const int64_t b : {3, 6}) {
       check_rows_alone(b, 18000, 16, types);

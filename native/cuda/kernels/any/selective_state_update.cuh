@@ -26,6 +26,7 @@ struct StateUpdateArgs {
   // For selective_state_update_wide.cuh, where all places but those of rows of states have 32 bits:
   uint32_t units;                            // channels, or sets of channels of a head, that lanes share
   Divisor by_units, by_heads_B, by_heads_C;  // units of a head; heads of a group
+  int first_row;
 };
 
 static __global__ void __launch_bounds__(128) selective_state_update(const __grid_constant__ StateUpdateArgs a) {

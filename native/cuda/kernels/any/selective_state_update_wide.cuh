@@ -8,12 +8,15 @@
 //     channels of a head, which share B, C and one exponential; lane k looks after channel k (x, D, z, out).
 //   selective_state_update_rows: anything else, R rows of the batch at once, so that A is read once for them. Lane r
 //     looks after row r: it works out that row's Δ alone and hands it to the others (of a single row every lane works
-//     it out for itself, which is sooner). While rows are worked on, the states of the next ones are on their way.
+//     it out for itself, which is sooner). A thread takes one set of rows and ends: what it would keep from one set to
+//     the next costs more, in registers that other threads could have, than it saves.
 // The order of every sum depends on n and S alone, so that a row's bits are the same in any batch.
 //
 // Floor: the state read and written once and A read once (A, B and C come from the caches for a larger batch); 6
 // (heads) to 20 instructions a state, under half of what the chip issues in the time of the bytes.
 #pragma once
+#include <type_traits>
+
 #include "cuda/kernels/any/selective_state_update.cuh"
 
 namespace seqmix::cuda {
@@ -163,99 +166,92 @@ __global__ void __launch_bounds__(128) selective_state_update_heads(const __grid
   }
 }
 
-// At least R lanes a channel.
+// What the narrowest of the two may be computed to.
+template <class S, class T>
+using Wider = std::conditional_t<(sizeof(S) > sizeof(T)), S, T>;
+
+// Blocks a multiprocessor has room for, by the states of a thread.
+constexpr int row_blocks(int states) { return states <= 8 ? 7 : states <= 16 ? 6 : 5; }
+
+// Rows from first_row + R blockIdx.y on. At least R lanes a channel.
 template <class S, int V, class T, int R>
-__global__ void __launch_bounds__(128, (R * V) > 8 ? 4 : 5)
+__global__ void __launch_bounds__(128, row_blocks(R* V))
     selective_state_update_rows(const __grid_constant__ StateUpdateArgs a) {
   static_assert(R == 1 || R == 2 || R == 4);
   const StatePlace at(a, V, 1);
-  const int lanes = 1 << a.lanes_log, own_row = at.lane % R;
-  S* const states = static_cast<S*>(a.state) + at.state;
-
-  int own_slot, slots[R];
-  Packed<S, V> next[R];
-  const auto fetch = [&](int row0) {
-    const int own = row0 + own_row;
-    own_slot = at.in && own < small(a.b) ? slot_of(a, own) : -1;
+  const int lanes = 1 << a.lanes_log, row0 = a.first_row + static_cast<int>(blockIdx.y) * R, own = row0 + at.lane % R;
+  ptx::wait_for_earlier_kernels_after(at.state | at.A | at.B | at.C | at.x | at.dt | at.z | at.out | at.D | at.bias);
+  const int own_slot = at.in && own < small(a.b) ? slot_of(a, own) : -1;
+  S* states[R];
+  bool good[R];
+  Packed<S, V> s[R] = {};
 #pragma unroll
-    for (int r = 0; r < R; r++) {
-      slots[r] = own_slot;
-      if constexpr (R > 1) slots[r] = __shfl_sync(kFullWarp, own_slot, holder(r, lanes));
-      next[r] = {};
-      if (at.active && slots[r] >= 0) next[r] = load_packed<V>(states + slots[r] * a.state_b);
-    }
-  };
-
-  ptx::wait_for_earlier_kernels();
-  int row0 = static_cast<int>(blockIdx.y) * R;
-  fetch(row0);
+  for (int r = 0; r < R; r++) {
+    int slot = own_slot;
+    if constexpr (R > 1) slot = __shfl_sync(kFullWarp, own_slot, holder(r, lanes));
+    good[r] = at.active && slot >= 0;
+    states[r] = static_cast<S*>(a.state) + (slot * a.state_b + at.state);
+    if (good[r]) s[r] = load_packed<V>(states[r]);
+  }
+  T raw_dt{}, raw_x{}, raw_z{};
+  if (own_slot >= 0) {
+    raw_dt = static_cast<const T*>(a.dt)[own * small(a.dt_b) + at.dt];
+    raw_x = static_cast<const T*>(a.x)[own * small(a.x_b) + at.x];
+    if (a.z) raw_z = static_cast<const T*>(a.z)[own * small(a.z_b) + at.z];
+  }
   Raw<V> raw_A{};
   Raw<1> raw_bias{}, raw_D{};
   if (at.active && a.A_n) raw_A = load_raw<V>(a.A, a.A_dtype, at.A);
   if (at.active && !a.A_n) raw_A.w[0] = load_raw<1>(a.A, a.A_dtype, at.A).w[0];
   if (at.in && a.bias) raw_bias = load_raw<1>(a.bias, a.bias_dtype, at.bias);
   if (at.in && a.D) raw_D = load_raw<1>(a.D, a.D_dtype, at.D);
-
-  while (row0 < small(a.b)) {  // the same for all of a block
-    const int own = row0 + own_row, own_now = own_slot;
-    T raw_dt{}, raw_x{}, raw_z{};
-    if (own_now >= 0) {
-      raw_dt = static_cast<const T*>(a.dt)[own * small(a.dt_b) + at.dt];
-      raw_x = static_cast<const T*>(a.x)[own * small(a.x_b) + at.x];
-      if (a.z) raw_z = static_cast<const T*>(a.z)[own * small(a.z_b) + at.z];
-    }
-    Packed<T, V> raw_B[R] = {}, raw_C[R] = {};
-    Packed<S, V> now[R];
-    int now_at[R];
+  Packed<T, V> raw_B[R] = {}, raw_C[R] = {};
 #pragma unroll
-    for (int r = 0; r < R; r++) {
-      now[r] = next[r];
-      now_at[r] = slots[r];
-      if (!at.active || slots[r] < 0) continue;
-      raw_B[r] = load_packed<V>(static_cast<const T*>(a.B) + ((row0 + r) * small(a.B_b) + at.B));
-      raw_C[r] = load_packed<V>(static_cast<const T*>(a.C) + ((row0 + r) * small(a.C_b) + at.C));
-    }
-    row0 += static_cast<int>(gridDim.y) * R;
-    if (row0 < small(a.b))
-      fetch(row0);
-    else
-      ptx::let_next_kernel_begin();
-
-    float delta = widen(raw_dt);
-    if (a.bias) delta += widen(raw_bias, a.bias_dtype).v[0];
-    if (a.softplus) delta = softplus(delta);
-    const float x = widen(raw_x), input = delta * x;
-    const Floats<V> A = widen(raw_A, a.A_dtype);
-    float y[R];
-#pragma unroll
-    for (int r = 0; r < R; r++) {
-      float step = delta, from = input;
-      if constexpr (R > 1) {
-        step = __shfl_sync(kFullWarp, delta, holder(r, lanes));
-        from = __shfl_sync(kFullWarp, input, holder(r, lanes));
-      }
-      y[r] = 0;
-      if (!at.active) continue;  // not even a NaN, of an infinite step, from lanes without states
-      const Floats<V> B = widen(raw_B[r]), C = widen(raw_C[r]);
-      Floats<V> state = widen(now[r]);
-      if (a.A_n) {
-#pragma unroll
-        for (int j = 0; j < V; j++) state.v[j] = decay(step, A.v[j] * kLog2E).apply(state.v[j], from * B.v[j]);
-      } else {
-        const Decay keep = decay(step, A.v[0] * kLog2E);
-#pragma unroll
-        for (int j = 0; j < V; j++) state.v[j] = keep.apply(state.v[j], from * B.v[j]);
-      }
-#pragma unroll
-      for (int j = 0; j < V; j++) y[r] = fmaf(state.v[j], C.v[j], y[r]);
-      if (now_at[r] >= 0) store<V>(states + now_at[r] * a.state_b, state);
-    }
-    float sum = sum_over_lanes<R>(y, lanes);
-    if (!at.in || own >= small(a.b) || at.lane >= R) continue;
-    if (a.D) sum = fmaf(widen(raw_D, a.D_dtype).v[0], x, sum);
-    if (a.z) sum *= silu(widen(raw_z));
-    static_cast<T*>(a.out)[own * small(a.out_b) + at.out] = narrow<T>(own_now >= 0 ? sum : 0.0f);
+  for (int r = 0; r < R; r++) {
+    if (!good[r]) continue;
+    raw_B[r] = load_packed<V>(static_cast<const T*>(a.B) + ((row0 + r) * small(a.B_b) + at.B));
+    raw_C[r] = load_packed<V>(static_cast<const T*>(a.C) + ((row0 + r) * small(a.C_b) + at.C));
   }
+  ptx::let_next_kernel_begin();
+
+  using W = Wider<S, T>;
+  float delta = widen(raw_dt);
+  if (a.bias) delta += widen(raw_bias, a.bias_dtype).v[0];
+  if (a.softplus) delta = fast_softplus<W>(delta);
+  const float x = widen(raw_x), input = delta * x;
+  const Floats<V> A = widen(raw_A, a.A_dtype);
+  float y[R];
+#pragma unroll
+  for (int r = 0; r < R; r++) {
+    float step = delta, from = input;
+    if constexpr (R > 1) {
+      step = __shfl_sync(kFullWarp, delta, holder(r, lanes));
+      from = __shfl_sync(kFullWarp, input, holder(r, lanes));
+    }
+    y[r] = 0;
+    // Sooner, the next kernel's blocks would take places beside this one's, more on some multiprocessors than on
+    // others.
+    if (r == (R > 1)) ptx::let_next_kernel_begin();
+    if (!at.active) continue;  // not even a NaN, of an infinite step, from lanes without states
+    const Floats<V> B = widen(raw_B[r]), C = widen(raw_C[r]);
+    Floats<V> state = widen(s[r]);
+    if (a.A_n) {
+#pragma unroll
+      for (int j = 0; j < V; j++) state.v[j] = fast_decay<W>(step, A.v[j] * kLog2E).apply(state.v[j], from * B.v[j]);
+    } else {
+      const auto keep = fast_decay<W>(step, A.v[0] * kLog2E);
+#pragma unroll
+      for (int j = 0; j < V; j++) state.v[j] = keep.apply(state.v[j], from * B.v[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < V; j++) y[r] = fmaf(state.v[j], C.v[j], y[r]);
+    if (good[r]) store<V>(states[r], state);
+  }
+  float sum = sum_over_lanes<R>(y, lanes);
+  if (!at.in || own >= small(a.b) || at.lane >= R) return;
+  if (a.D) sum = fmaf(widen(raw_D, a.D_dtype).v[0], x, sum);
+  if (a.z) sum *= fast_silu(widen(raw_z));
+  static_cast<T*>(a.out)[own * small(a.out_b) + at.out] = narrow<T>(own_slot >= 0 ? sum : 0.0f);
 }
 
 }  // namespace seqmix::cuda
