@@ -142,9 +142,14 @@ describeOp('ssdChunkScan', () => {
       runSsd(x, all)
       return debug.lastKernel(dut)
     }
-    for (const mode of ['auto', 'chunked', 'quadratic'] as const) expect(kernel({}, { mode })).toBe(tensorCores)
+    for (const mode of ['auto', 'chunked', 'quadratic'] as const) expect(kernel({}, { mode })).toMatch(tensorCores)
     for (const sizes of [{ L: 16 }, { p: 64 }, { p: 17 }, { n: 16 }, { n: 256 }])
-      expect(kernel(sizes)).toBe(tensorCores)
+      expect(kernel(sizes)).toMatch(tensorCores)
+    const hopper = dut.info.target === 'sm_90'
+    for (const sizes of [{ p: 64 }, { p: 16, n: 16 }, { p: 72, n: 128 }, { p: 64, n: 64, h: 5 }])
+      expect(kernel(sizes)).toBe(`cuda.${hopper ? 'sm90' : 'sm80'}.ssd_chunk_scan.chunked`)
+    for (const sizes of [{ p: 17 }, { p: 64, n: 20 }, { p: 64, n: 136 }])
+      expect(kernel(sizes)).toBe('cuda.sm80.ssd_chunk_scan.chunked')
     const plain = 'cuda.any.ssd_chunk_scan.plain'
     expect(kernel({}, { mode: 'recurrent' })).toBe(plain)
     expect(kernel({}, { types: {} })).toBe(plain)

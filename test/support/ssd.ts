@@ -85,15 +85,15 @@ export function runSsd(
   })
 }
 
-/** The kernel on CUDA that multiplies matrices. */
-export const tensorCores = 'cuda.sm80.ssd_chunk_scan.chunked'
+/** The kernels on CUDA that multiply matrices: of any GPU since Ampere, and Hopper's, which takes rows on 16 bytes. */
+export const tensorCores = /^cuda\.sm[89]0\.ssd_chunk_scan\.chunked$/
 
 /**
  * The bound of what ran last. Tensor cores multiply decays and states that are rounded to 16 bits, and so the outputs' other
  * than their own rounding: 8e-4 and 4.5e-3 is what that costs, in the final states too. All other kernels compute in float32.
  */
 export function ssdBound(dtype: FloatType): { bound?: number } {
-  if (dtype === 'float32' || debug.lastKernel(dut) !== tensorCores) return {}
+  if (dtype === 'float32' || !tensorCores.test(debug.lastKernel(dut))) return {}
   return { bound: dtype === 'float16' ? 8e-4 : 4.5e-3 }
 }
 

@@ -3,6 +3,7 @@
 
 #include "cuda/kernels/any/ssd_chunk_scan.cuh"
 #include "cuda/kernels/sm80/ssd_chunk_scan.cuh"
+#include "cuda/kernels/sm90/ssd_chunk_scan.h"
 #include "cuda/launch/launch.h"
 
 namespace seqmix::cuda {
@@ -111,8 +112,18 @@ void launch_plain(Context& c, SsdArgs a) {
   const int64_t most = a.flags_of_heads ? c.multiprocessors : INT32_MAX;
   const unsigned grid = static_cast<unsigned>(std::min(tasks, most));
   if (a.N > kMostStates) a.sums = c.scratch<float>(a.batch * a.L * a.heads * a.P);
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(grid);
+  config.blockDim = dim3(kSsdThreads);
+  config.dynamicSmemBytes = static_cast<size_t>(k->shared);
+  config.stream = c.stream;
+  config.attrs = &attribute;
+  config.numAttrs = c.overlap ? 1 : 0;
   for (a.state = 0; a.state == 0 || a.state < a.N; a.state += kMostStates)
-    k->kernel<<<grid, kSsdThreads, static_cast<size_t>(k->shared), c.stream>>>(a);
+    (void)cudaLaunchKernelEx(&config, k->kernel, a);  // the caller asks cudaGetLastError
 }
 
 // Into how many segments each sequence is cut: chunks that a multiprocessor walks one after the other, those of the
@@ -132,12 +143,21 @@ int64_t segments_of(const Context& c, int64_t blocks, int64_t chunks) {
   return best;
 }
 
+bool is_hopper(const Context& c) {
+  int major = 0;
+  return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, c.device) == cudaSuccess && major == 9;
+}
+
 // False where this shape, these strides or this GPU's shared memory are not for it: nothing was set off.
 bool launch_chunks(Context& c, SsdArgs a) {
   // What a step takes away another must not give back: sums of steps end where no float has anything left.
   const bool steady = a.dt_low >= 0;
   if (a.dtype == DType::float32 || std::min({a.L, a.P, a.N}) < kLeastSize || a.N > kMostStates || !steady) return false;
   if (a.x.inner != 1 || a.B.inner != 1 || a.C.inner != 1 || (a.z.data && a.z.inner != 1)) return false;
+  if (is_hopper(c) && launch_hopper_chunks(c, a)) {
+    launch_plain(c, a);
+    return true;
+  }
   const Chunks* k = kChunks;
   while (k->states < a.N) k++;
   int room = 0;  // bytes of shared memory that a block can have

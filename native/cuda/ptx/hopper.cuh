@@ -44,6 +44,15 @@ __device__ __forceinline__ void tensor_copy(uint32_t shared, const CUtensorMap& 
       "l"(&map), "r"(barrier), "r"(column), "r"(row)
       : "memory");
 }
+// The same of a tensor of four dimensions, the innermost first.
+__device__ __forceinline__ void tensor_copy(uint32_t shared, const CUtensorMap& map, uint32_t barrier, int c0, int c1,
+                                            int c2, int c3) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], "
+      "[%2];" ::"r"(shared),
+      "l"(&map), "r"(barrier), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+      : "memory");
+}
 __device__ __forceinline__ void tensor_prefetch(const CUtensorMap& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
@@ -53,6 +62,11 @@ __device__ __forceinline__ void tensor_prefetch(const CUtensorMap& map) {
 __device__ __forceinline__ void tensor_store(const CUtensorMap& map, uint32_t shared, int column, int row) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(&map), "r"(shared),
                "r"(column), "r"(row)
+               : "memory");
+}
+__device__ __forceinline__ void tensor_store(const CUtensorMap& map, uint32_t shared, int c0, int c1, int c2, int c3) {
+  asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(&map),
+               "r"(shared), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
                : "memory");
 }
 __device__ __forceinline__ void stores_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
@@ -71,6 +85,22 @@ __device__ __forceinline__ void store_matrices(uint32_t shared, uint32_t a, uint
 // `threads` threads of the block meet at barrier `id`.
 __device__ __forceinline__ void meet(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+// The same, and whether any of them says yes.
+__device__ __forceinline__ bool meet_any(int id, int threads, bool yes) {
+  uint32_t any;
+  asm volatile(
+      "{\n"
+      ".reg .pred p, q;\n"
+      "setp.ne.u32 p, %3, 0;\n"
+      "bar.red.or.pred q, %1, %2, p;\n"
+      "selp.u32 %0, 1, 0, q;\n"
+      "}"
+      : "=r"(any)
+      : "r"(id), "r"(threads), "r"(static_cast<uint32_t>(yes))
+      : "memory");
+  return any != 0;
 }
 
 // Arrives without waiting for the others.

@@ -23,6 +23,7 @@
 #include "cuda/kernels/any/reduce.cuh"
 #include "cuda/kernels/any/ssd_chunk_scan_args.cuh"
 #include "cuda/kernels/any/vector.cuh"
+#include "cuda/ptx/grid.cuh"
 
 namespace seqmix::cuda {
 
@@ -60,14 +61,14 @@ __device__ __forceinline__ void ssd_read(const SsdTensor& x, DType dtype, int64_
     ssd_read<Brain>(x, b, outer, first, elements, t0, tokens, count, width, pitch, to);
 }
 
-// Whether the chunked form left this head to be done again; true for all threads or for none.
+// Whether the chunked form left this head to be done again.
 __device__ __forceinline__ bool ssd_is_due(const SsdArgs& p, int64_t b, int64_t h) {
   if (p.flags_of_heads == 0) return true;
   const int64_t sets = (p.per_group + p.heads_of_set - 1) / p.heads_of_set;
   const int64_t set = (b * (p.heads / p.per_group) + h / p.per_group) * sets + h % p.per_group / p.heads_of_set;
   int due = 0;
-  for (int64_t i = threadIdx.x; i < p.flags_of_heads; i += kSsdThreads) due |= p.flags[set * p.flags_of_heads + i];
-  return __syncthreads_or(due);
+  for (int64_t i = 0; i < p.flags_of_heads; i++) due |= p.flags[set * p.flags_of_heads + i];
+  return due != 0;
 }
 
 template <int S, int R>
@@ -88,7 +89,21 @@ __global__ void __launch_bounds__(kSsdThreads, 2) ssd_plain(const __grid_constan
   const int lane = threadIdx.x % S, channel = threadIdx.x / S;
   const int64_t tiles = (p.P + kChannels - 1) / kChannels, tasks = p.batch * p.heads * tiles;
   const bool finishes = p.state + Shape::states >= p.N;
-  for (int64_t task = blockIdx.x; task < tasks; task += gridDim.x) {
+  ptx::wait_for_earlier_kernels();
+  bool some = true;  // of the next 128 tasks, one a thread
+  int64_t next = 0;
+  for (int64_t task = blockIdx.x, count = 0; task < tasks; task += gridDim.x, count++) {
+    if (count == next) {
+      const int64_t mine = task + threadIdx.x * int64_t{gridDim.x};
+      const bool due = mine < tasks && ssd_is_due(p, mine / tiles / p.heads, mine / tiles % p.heads);
+      some = __syncthreads_or(due);
+      next += kSsdThreads;
+    }
+    if (!some) {
+      task += (next - 1 - count) * gridDim.x;
+      count = next - 1;
+      continue;
+    }
     const int64_t c0 = task % tiles * kChannels, h = task / tiles % p.heads, b = task / tiles / p.heads;
     const int64_t c = c0 + channel, group = h / p.per_group;
     if (!ssd_is_due(p, b, h)) continue;

@@ -1,0 +1,579 @@
+// The state-space dual's chunked form (Dao and Gu, 2024) on Hopper, for one 16-bit dtype T. With a_i the sum of dt·A up
+// to token i of a chunk of Q = 64, and S the state before it:
+//
+//   y_i = e^{a_i} C_i·S + Σ_{j ≤ i} (C_i·B_j) e^{a_i − a_j} dt_j x_j
+//   S ← e^{a_Q} S + Σ_j e^{a_Q − a_j} dt_j x_j ⊗ B_j
+//
+// How the work is cut. A line is a batch row, HEADS heads of one group (which share C and B) and 64 channels of them,
+// the whole sequence long. All lines' chunks, one line after another, are dealt out to the multiprocessors in equal
+// runs, one block each, so that a run may begin and end within a line. A block does its run's pieces of lines last to
+// first: what ends within a line comes first, what begins within one last. Where runs are at least a line long, a piece
+// that ends within its line so begins at the line's beginning, and its state is handed to the next block, in float32,
+// which needs it last: sums are the same as if no line were cut. Where runs are shorter, a first kernel makes what each
+// piece that ends within its line adds to the state, and the main kernel's pieces fold those before theirs, in order.
+//
+// A block is four warps that bring and prepare, and a warpgroup of consumers for each head. One warp has the copy
+// engine bring the chunks of C, B and x into a ring of stages; one warp a head makes the chunk's numbers from the step
+// sizes. A stage's `full` barrier counts the bytes and those warps, its `empty` barrier the consumers' warps that are
+// done. A consumer holds Sᵀ (channels × states) in registers in float32, and a copy of it in T in shared memory, which
+// C multiplies. C·Bᵀ gets its decays in registers and is, packed to T, the left operand of the product with x; xᵀ times
+// its tokens' shares is, in registers too, the left operand of what the state takes in. y leaves through shared memory
+// and the copy engine.
+//
+// What should not count is multiplied by 0 in the products with x, so that a NaN would reach tokens before it and other
+// sequences; and float16, or e^{a_i} of a head that grows, may overflow. Every piece therefore says whether all of its
+// sums were finite, and the plain kernel (kernels/any) does those heads again where they were not.
+//
+// Shared memory: tiles of 64 rows of 128 bytes (C, B: 64 states of a token; x, y: 64 channels; S: 64 states of a
+// channel), swizzled as the copy engine does it (128B).
+//
+// Floor: x, z, out once; a token and head 2·64·(2N + 64 + N) operations on the tensor cores; and about 1200
+// instructions a warp scheduler can issue in a chunk of one head, a third of which are its 4096 decays.
+#include "cuda/kernels/sm90/ssd_chunk_scan.h"
+
+#include <cuda.h>
+
+#include "cuda/kernels/any/math.cuh"
+#include "cuda/kernels/any/ssd_chunk_scan_args.cuh"
+#include "cuda/kernels/any/vector.cuh"
+#include "cuda/kernels/sm90/pipeline.cuh"
+#include "cuda/kernels/sm90/ssd_numbers.cuh"
+#include "cuda/kernels/sm90/ssd_pieces.cuh"
+#include "cuda/ptx/grid.cuh"
+#include "cuda/ptx/tensor.cuh"
+#include "cuda/ptx/wgmma_registers.cuh"
+
+namespace seqmix::cuda {
+
+namespace {
+
+template <int N, int HEADS, bool STATES_ONLY>
+struct Plan {
+  static constexpr int kTiles = N / 64;  // of C, of B, of S
+  static constexpr int kStages = STATES_ONLY ? 4 : 3;
+  static constexpr int kB = STATES_ONLY ? 0 : kTiles * kTile;  // where B begins in a stage, and x
+  static constexpr int kX = kB + kTiles * kTile;
+  static constexpr int kStage = kX + HEADS * kTile;
+  static constexpr int kStates = kStages * kStage;
+  static constexpr int kOut = kStates + (STATES_ONLY ? 0 : HEADS * kTiles * kTile);
+  static constexpr int kNumbers = kOut + (STATES_ONLY ? 0 : HEADS * kTile);
+  static constexpr int kChanges = kNumbers + kStages * HEADS * Numbers::count * 4;
+  static constexpr int kSkips = kChanges + kStages * kChunk * 4;
+  static constexpr int kBarriers = kSkips + HEADS * kChannels * 4;
+  static constexpr int kBytes = 1024 + kBarriers + 16 * kStages;
+  static constexpr int kThreads = (128 + 32) * HEADS;
+  static_assert(kBytes <= 227 * 1024);
+};
+
+// Turns what each piece adds to the state into the state after it, piece by piece: 128 threads do N / 8 · 4 elements of
+// one head of a line each.
+template <int N, int HEADS>
+__global__ void __launch_bounds__(128)
+    fold_pieces(const __grid_constant__ SsdArgs p, const __grid_constant__ SsdDeal deal) {
+  constexpr int kAtOnce = 8;
+  ptx::wait_for_earlier_kernels();
+  const int c = static_cast<int>(blockIdx.x) % (N / 8), rest = static_cast<int>(blockIdx.x) / (N / 8);
+  const int head = rest % HEADS, line = rest / HEADS, from = line * deal.chunks;
+  const int first = from / deal.run, last = (from + deal.chunks - 1) / deal.run;  // the block that ends the line
+  const Piece piece = piece_before(p, deal, HEADS, from, from + deal.chunks);
+  const int in_group = piece.set * HEADS + head, per_group = static_cast<int>(p.per_group);
+  if (in_group >= per_group || first == last) return;
+  const Part part{piece.b, piece.group * per_group + in_group, piece.tile * kChannels,
+                  static_cast<int>(min(int64_t{kChannels}, p.P - piece.tile * kChannels))};
+  float state[4];
+  read_initial(p, part, c, state);
+  float4* const at = reinterpret_cast<float4*>(deal.states) + c * 128 + threadIdx.x;
+  for (int i0 = first; i0 < last; i0 += kAtOnce) {
+    float4 added[kAtOnce];
+    float decay[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++) {
+      if (i0 + i >= last) break;
+      const int64_t slot = int64_t{i0 + i} * HEADS + head;
+      added[i] = at[slot * (N * kChannels / 4)];
+      decay[i] = deal.decays[slot];
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++) {
+      if (i0 + i >= last) break;
+      const float v[4] = {added[i].x, added[i].y, added[i].z, added[i].w};
+#pragma unroll
+      for (int j = 0; j < 4; j++) state[j] = decay[i] < 0 ? v[j] : fmaf(state[j], decay[i], v[j]);
+      at[(int64_t{i0 + i} * HEADS + head) * (N * kChannels / 4)] = {state[0], state[1], state[2], state[3]};
+    }
+  }
+}
+
+struct SsdMaps {
+  CUtensorMap x, B, C, out;
+};
+
+template <class T, int N, int HEADS, bool STATES_ONLY>
+__global__ void __launch_bounds__(Plan<N, HEADS, STATES_ONLY>::kThreads, 1)
+    hopper_chunks(const __grid_constant__ SsdMaps maps, const __grid_constant__ SsdArgs p,
+                  const __grid_constant__ SsdDeal deal) {
+  using L = Plan<N, HEADS, STATES_ONLY>;
+  constexpr bool kScaled = std::is_same_v<T, Half>;  // float16 has too small a range for products with small steps
+  constexpr int kFirstMeeting = 1;
+  extern __shared__ uint8_t memory[];
+  const uint32_t base = (ptx::shared_address(memory) + 1023) & ~1023u;
+  uint8_t* const start = memory + (base - ptx::shared_address(memory));
+  const uint32_t full = base + L::kBarriers, empty = full + 8 * L::kStages;
+  float* const all_numbers = reinterpret_cast<float*>(start + L::kNumbers);
+  int* const all_changes = reinterpret_cast<int*>(start + L::kChanges);
+  // The same for all of a warp, and known to be: descriptors then are made by uniform instructions.
+  const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+  const int per_group = static_cast<int>(p.per_group);
+  const int begin = static_cast<int>(blockIdx.x) * deal.run, end = begin + min(deal.run, deal.all - begin);
+  // The pieces of the run, last first. Of the first kernel's only the last, where it ends within its line.
+  const auto each_piece = [&](auto work) {
+    if constexpr (STATES_ONLY) {
+      const Piece piece = piece_before(p, deal, HEADS, begin, end);
+      if (piece.end < deal.chunks) work(piece);
+    } else {
+      for (int to = end; to > begin;) {
+        const Piece piece = piece_before(p, deal, HEADS, begin, to);
+        work(piece);
+        to -= piece.end - piece.first;
+      }
+    }
+  };
+
+  if (threadIdx.x == 0) {
+    ptx::tensor_prefetch(maps.x);
+    ptx::tensor_prefetch(maps.B);
+    if (!STATES_ONLY) ptx::tensor_prefetch(maps.C);
+    if (!STATES_ONLY) ptx::tensor_prefetch(maps.out);
+    for (int i = 0; i < L::kStages; i++) {
+      ptx::barrier_init(full + 8 * i, 1 + HEADS);
+      ptx::barrier_init(empty + 8 * i, 4 * HEADS);
+    }
+    ptx::barrier_fence();
+  }
+  __syncthreads();
+  ptx::wait_for_earlier_kernels();
+
+  if (warp >= 4 * HEADS) {
+    const int own = warp - 4 * HEADS;
+    Place<L::kStages> at;
+    Preparer<T> prepare{p, lane, own == 0};
+    each_piece([&](const Piece& piece) {
+      const int set0 = piece.set * HEADS, heads = min(HEADS, per_group - set0), h0 = piece.group * per_group + set0;
+      const int h = h0 + min(own, heads - 1);
+      prepare.begin(h);
+      prepare.read(piece.b, h, piece.first);
+      for (int c = piece.first; c < piece.end; c++, at.next()) {
+        const uint32_t stage = base + at.stage * L::kStage, barrier = full + 8 * at.stage;
+        float step[2];
+        const int changed[2] = {prepare.changed[0], prepare.changed[1]};
+        prepare.steps(step);
+        if (c + 1 < piece.end) prepare.read(piece.b, h, c + 1);
+        wait(empty + 8 * at.stage, at.parity ^ 1);
+        if (own == 0 && lane == 0) {
+          ptx::barrier_expect(barrier, static_cast<uint32_t>(L::kX + heads * kTile));
+#pragma unroll
+          for (int i = 0; i < L::kTiles; i++) {
+            if (!STATES_ONLY)
+              ptx::tensor_copy(stage + i * kTile, maps.C, barrier, i * 64, piece.group, c * kChunk, piece.b);
+            ptx::tensor_copy(stage + L::kB + i * kTile, maps.B, barrier, i * 64, piece.group, c * kChunk, piece.b);
+          }
+          for (int i = 0; i < heads; i++)
+            ptx::tensor_copy(stage + L::kX + i * kTile, maps.x, barrier, piece.tile * kChannels, h0 + i, c * kChunk,
+                             piece.b);
+        }
+        __syncwarp();
+        prepare.put(all_numbers + (at.stage * HEADS + own) * Numbers::count, all_changes + at.stage * kChunk, step,
+                    changed);
+        __syncwarp();
+        if (lane == 0) ptx::barrier_arrive(barrier);
+      }
+    });
+  } else {
+    const int head = warp / 4, strip = warp % 4, thread = threadIdx.x % 128, g = lane >> 2, q = lane & 3;
+    const int row0 = strip * 16 + g, row1 = row0 + 8;
+    const uint32_t states = base + L::kStates + head * L::kTiles * kTile, staged = base + L::kOut + head * kTile;
+    float* const skips = reinterpret_cast<float*>(start + L::kSkips) + head * kChannels;
+    Place<L::kStages> at;
+    each_piece([&](const Piece& piece) {
+      const int in_group = piece.set * HEADS + head;
+      if (in_group >= per_group) {  // a set may have a head too many
+        for (int c = piece.first; c < piece.end; c++, at.next()) {
+          wait(full + 8 * at.stage, at.parity);
+          if (lane == 0) ptx::barrier_arrive(empty + 8 * at.stage);
+        }
+        return;
+      }
+      const Part part{piece.b, piece.group * per_group + in_group, piece.tile * kChannels,
+                      static_cast<int>(min(int64_t{kChannels}, p.P - piece.tile * kChannels))};
+      const int64_t slot = int64_t{blockIdx.x} * HEADS + head;
+
+      float state[N / 8][4];
+      float unit = 1;  // what float16's state is to be multiplied by
+      if (STATES_ONLY) {
+#pragma unroll
+        for (int c = 0; c < N / 8; c++)
+#pragma unroll
+          for (int i = 0; i < 4; i++) state[c][i] = 0;
+      } else if (piece.first > 0) {
+        if (deal.handed) {
+          if (thread == 0) {
+            const long long since = clock64();
+            while (*static_cast<volatile int*>(deal.handed + slot - HEADS) == 0)
+              if (clock64() - since > kStuck) __trap();
+            __threadfence();
+          }
+          ptx::meet(kFirstMeeting + head, 128);
+        }
+        read_state<N>(deal.states + (slot - HEADS) * N * kChannels, state);
+      } else {
+        read_initial<N>(p, part, state);
+      }
+      if (!STATES_ONLY && p.D.data && thread < kChannels)
+        skips[thread] = thread < part.channels
+                            ? float_at(p.D.data, p.D.dtype, part.h * p.D.stride + (part.p0 + thread) * p.D_p)
+                            : 0.0f;
+      // The state in T for the product with C.
+      const auto publish = [&] {
+#pragma unroll
+        for (int c = 0; c < N / 8; c += 2) {
+          const auto two = [&](int i, int j) {
+            return kScaled ? pack<T>(state[i][j] * unit, state[i][j + 1] * unit)
+                           : pack<T>(state[i][j], state[i][j + 1]);
+          };
+          ptx::store_matrices(states + place_of(strip * 16 + lane % 16, c + lane / 16), two(c, 0), two(c, 2),
+                              two(c + 1, 0), two(c + 1, 2));
+        }
+      };
+      if (!STATES_ONLY) {
+        publish();
+        ptx::shared_written();
+        ptx::meet(kFirstMeeting + head, 128);
+      }
+
+      float left = 0;         // log2 of what the piece leaves of the state before it
+      bool forgets = false;   // or nothing, since the sequence changed
+      uint32_t lost[2] = {};  // pairs of T, NaN once an output of this thread's is not finite
+#pragma unroll 1
+      for (int c = piece.first; c < piece.end; c++, at.next()) {
+        const uint32_t stage = base + at.stage * L::kStage, x = stage + L::kX + head * kTile;
+        const float* const numbers = all_numbers + (at.stage * HEADS + head) * Numbers::count;
+        const int* const changes = all_changes + at.stage * kChunk;
+        wait(full + 8 * at.stage, at.parity);
+        uint32_t weights[4][4], shared[4][4];
+        const uint64_t C_tile = ptx::descriptor_128b(stage), B_tile = ptx::descriptor_128b(stage + L::kB);
+        const auto depth = [](int k) { return static_cast<uint64_t>(k / 4 * (kTile / 16) + k % 4 * 2); };
+        float m[8][4], y[8][4];
+        if (!STATES_ONLY) {
+          ptx::wgmma_fence();
+          ptx::wgmma_from_zero(m, C_tile, B_tile, T());
+#pragma unroll
+          for (int k = 1; k < N / 16; k++) ptx::wgmma(m, C_tile + depth(k), B_tile + depth(k), T());
+          ptx::wgmma_commit();
+        }
+        if (!STATES_ONLY) {
+          float e[4][4];
+          decays<0>(e, numbers, changes, p.seq, strip);
+          ptx::wgmma_wait<0>();
+          ptx::hold(m);
+          weigh<T, 0>(weights, m, e);
+          decays<1>(e, numbers, changes, p.seq, strip);
+          weigh<T, 1>(weights, m, e);
+          const uint64_t S_tile = ptx::descriptor_128b(states);
+          ptx::wgmma_fence();
+          ptx::wgmma_from_zero(y, C_tile, S_tile, T());
+#pragma unroll
+          for (int k = 1; k < N / 16; k++) ptx::wgmma(y, C_tile + depth(k), S_tile + depth(k), T());
+          ptx::wgmma_commit();
+        }
+        const float total = numbers[Numbers::sums + kChunk - 1], unscale = kScaled ? numbers[Numbers::unscale] : 1.0f;
+        const int changes_in_all = p.seq ? changes[kChunk - 1] : 0;
+        const float decay = kScaled ? ptx::ex2(total) * __fdividef(unit, unscale) : ptx::ex2(total);
+#pragma unroll
+        for (int i = 0; i < N / 8; i++)
+#pragma unroll
+          for (int j = 0; j < 4; j++) state[i][j] *= decay;
+        if (changes_in_all) {
+#pragma unroll
+          for (int i = 0; i < N / 8; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) state[i][j] = 0;
+          __syncwarp();  // a branch, and not as many selects for all chunks
+        }
+        share<T>(shared, x, numbers, strip);
+        const uint64_t B_down = ptx::descriptor_down_128b(stage + L::kB, kTile);
+        ptx::hold(state);
+        ptx::hold(shared);
+        ptx::wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < 4; k++) ptx::wgmma_down(state, shared[k], B_down + k * 128, T());
+        ptx::wgmma_commit();
+
+        if (!STATES_ONLY) {
+          const float carry0 = numbers[Numbers::carries + row0], carry1 = numbers[Numbers::carries + row1];
+          ptx::wgmma_wait<1>();
+          ptx::hold(y);
+#pragma unroll
+          for (int i = 0; i < 8; i++) {
+            y[i][0] *= carry0;
+            y[i][1] *= carry0;
+            y[i][2] *= carry1;
+            y[i][3] *= carry1;
+          }
+          if (changes_in_all) {
+            const int changes0 = changes[row0], changes1 = changes[row1];
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+              if (changes0) y[i][0] = y[i][1] = 0;
+              if (changes1) y[i][2] = y[i][3] = 0;
+            }
+            __syncwarp();
+          }
+          const uint64_t x_tile = ptx::descriptor_down_128b(x, kTile);
+          ptx::hold(y);
+          ptx::hold(weights);
+          ptx::wgmma_fence();
+#pragma unroll
+          for (int k = 0; k < 4; k++) ptx::wgmma_down(y, weights[k], x_tile + k * 128, T());
+          ptx::wgmma_commit();
+          if (thread == 0) ptx::stores_read();
+          ptx::meet(kFirstMeeting + head, 128);  // C·S is done in all warps, and y of the chunk before is out
+          ptx::wgmma_wait<1>();
+          ptx::hold(shared);
+          ptx::hold(state);
+          if (kScaled) unit = unscale;
+          publish();
+          uint32_t own[4][4];
+          if (p.D.data)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+              ptx::load_matrices(own[i], x + place_of(strip * 16 + lane % 16, 2 * i + lane / 16));
+          ptx::wgmma_wait<0>();
+          ptx::hold(weights);
+          ptx::hold(y);
+          if (kScaled)
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+#pragma unroll
+              for (int j = 0; j < 4; j++) y[i][j] *= unscale;
+          if (p.D.data)
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+              const float2 skip = *reinterpret_cast<const float2*>(skips + i * 8 + 2 * q);
+#pragma unroll
+              for (int j = 0; j < 2; j++) {
+                const float2 v = unpack<T>(own[i / 2][i % 2 * 2 + j]);
+                y[i][2 * j] = fmaf(v.x, skip.x, y[i][2 * j]);
+                y[i][2 * j + 1] = fmaf(v.y, skip.y, y[i][2 * j + 1]);
+              }
+            }
+          if (p.z.data)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+              const int64_t t = int64_t{c} * kChunk + (i ? row1 : row0);
+              if (t >= p.L) continue;
+              const T* const z =
+                  static_cast<const T*>(p.z.data) + part.b * p.z.b + t * p.z.t + part.h * p.z.outer + part.p0 + 2 * q;
+#pragma unroll
+              for (int j = 0; j < 8; j++) {
+                if (2 * q + j * 8 >= part.channels) continue;
+                const float2 gate = unpack<T>(*reinterpret_cast<const uint32_t*>(z + j * 8));
+                y[j][2 * i] *= fast_silu(gate.x);
+                y[j][2 * i + 1] *= fast_silu(gate.y);
+              }
+            }
+#pragma unroll
+          for (int i = 0; i < 8; i += 2) {
+            const uint32_t out[4] = {pack<T>(y[i][0], y[i][1]), pack<T>(y[i][2], y[i][3]),
+                                     pack<T>(y[i + 1][0], y[i + 1][1]), pack<T>(y[i + 1][2], y[i + 1][3])};
+#pragma unroll
+            for (int j = 0; j < 4; j++) lost[j % 2] = lose<T>(out[j], lost[j % 2]);
+            ptx::store_matrices(staged + place_of(strip * 16 + lane % 16, i + lane / 16), out[0], out[1], out[2],
+                                out[3]);
+          }
+        } else {
+          ptx::wgmma_wait<0>();
+          ptx::hold(shared);
+          ptx::hold(state);
+          if (kScaled) unit = unscale;
+          left += total;
+          forgets = forgets || changes_in_all;
+        }
+        if (lane == 0) ptx::barrier_arrive(empty + 8 * at.stage);
+        if (!STATES_ONLY) {
+          ptx::shared_written();
+          ptx::meet(kFirstMeeting + head, 128);
+          if (thread == 0) {
+            ptx::tensor_store(maps.out, staged, part.p0, part.h, c * kChunk, part.b);
+            ptx::stores_commit();
+          }
+        }
+      }
+
+      if (kScaled)
+#pragma unroll
+        for (int i = 0; i < N / 8; i++)
+#pragma unroll
+          for (int j = 0; j < 4; j++) state[i][j] *= unit;
+      if (STATES_ONLY || (piece.end < deal.chunks && deal.handed)) {
+        write_state<N>(deal.states + slot * N * kChannels, state);
+        if (STATES_ONLY) {
+          if (thread == 0) deal.decays[slot] = forgets ? -1.0f : ptx::ex2(left);
+          return;
+        }
+        __threadfence();
+        ptx::meet(kFirstMeeting + head, 128);
+        if (thread == 0) {
+          __threadfence();
+          *static_cast<volatile int*>(deal.handed + slot) = 1;
+        }
+      }
+      if (piece.end == deal.chunks && p.final) write_final<N>(p, part, state);
+      float gone = 0;
+#pragma unroll
+      for (int i = 0; i < N / 8; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) gone = fmaf(state[i][j], 0.0f, gone);
+      const bool bad =
+          ptx::meet_any(kFirstMeeting + head, 128, !(gone == 0) || ((lost[0] | lost[1]) & 0x7fff7fffu) != 0);
+      if (thread == 0) {
+        const int tiles = static_cast<int>((p.P + kChannels - 1) / kChannels);
+        int* const flags = p.flags + ((int64_t{part.b} * p.heads + part.h) * tiles + piece.tile) * deal.parts;
+        const int own = static_cast<int>(blockIdx.x) - piece.line * deal.chunks / deal.run;
+        flags[own] = bad;
+        if (piece.end == deal.chunks)
+          for (int i = own + 1; i < deal.parts; i++) flags[i] = 0;
+      }
+    });
+    if (!STATES_ONLY && thread == 0) ptx::stores_read();
+  }
+}
+
+}  // namespace
+
+namespace {
+
+using Kernel = void (*)(SsdMaps, SsdArgs, SsdDeal);
+struct Step {
+  int threads, bytes;
+  Kernel kernel[2];  // Half, Brain
+};
+using Fold = void (*)(SsdArgs, SsdDeal);
+struct Choice {
+  int states, heads;
+  Step chunks, states_only;
+  Fold fold;
+};
+
+template <int N, int HEADS, bool STATES_ONLY>
+constexpr Step step() {
+  using L = Plan<N, HEADS, STATES_ONLY>;
+  return {L::kThreads,
+          L::kBytes,
+          {hopper_chunks<Half, N, HEADS, STATES_ONLY>, hopper_chunks<Brain, N, HEADS, STATES_ONLY>}};
+}
+template <int N, int HEADS>
+constexpr Choice choice() {
+  return {N, HEADS, step<N, HEADS, false>(), step<N, HEADS, true>(), fold_pieces<N, HEADS>};
+}
+constexpr Choice kChoices[] = {choice<64, 2>(), choice<128, 2>()};
+
+using Encode = decltype(&cuTensorMapEncodeTiled);
+
+Encode encoder() {
+  static const Encode encode = [] {
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
+    const cudaError_t error =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
+    return error == cudaSuccess && result == cudaDriverEntryPointSuccess ? reinterpret_cast<Encode>(found) : nullptr;
+  }();
+  return encode;
+}
+
+// Boxes of 64 tokens by 64 elements.
+bool describe(CUtensorMap& map, DType dtype, const SsdTensor& x, int64_t inner, int64_t outer, int64_t L, int64_t b) {
+  const cuuint64_t shape[] = {static_cast<cuuint64_t>(inner), static_cast<cuuint64_t>(outer),
+                              static_cast<cuuint64_t>(L), static_cast<cuuint64_t>(b)};
+  // Of one row any stride will do.
+  const auto stride = [&](int64_t count, int64_t elements) {
+    return static_cast<cuuint64_t>(count > 1 ? elements * 2 : 16);
+  };
+  const cuuint64_t strides[] = {stride(outer, x.outer), stride(L, x.t), stride(b, x.b)};
+  for (const cuuint64_t s : strides)
+    if (s % 16 != 0 || s >= cuuint64_t{1} << 40) return false;
+  const cuuint32_t boxes[] = {64, 1, kChunk, 1}, steps[] = {1, 1, 1, 1};
+  return encoder()(&map, dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                   4, x.data, shape, strides, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+template <class... P, class... A>
+void set_off_sharing(const Context& c, void (*kernel)(P...), int64_t blocks, int threads, int bytes,
+                     const A&... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(bytes);
+  config.stream = c.stream;
+  config.attrs = &attribute;
+  config.numAttrs = c.overlap ? 1 : 0;
+  (void)cudaLaunchKernelEx(&config, kernel, P(arguments)...);  // the caller asks
+}
+
+}  // namespace
+
+bool launch_hopper_chunks(Context& c, SsdArgs& args) {
+  SsdArgs a = args;
+  constexpr int64_t kMost = INT32_MAX - 255;
+  const int64_t groups = a.heads / a.per_group;
+  if (a.N > 128 || !a.pairs || !encoder() || std::max({a.L, a.batch, a.heads, a.P}) > kMost) return false;
+  for (const SsdTensor& operand : {a.x, a.B, a.C, a.out})
+    if (!operand.pieces) return false;
+  SsdMaps maps;
+  if (!describe(maps.x, a.dtype, a.x, a.P, a.heads, a.L, a.batch) ||
+      !describe(maps.B, a.dtype, a.B, a.N, groups, a.L, a.batch) ||
+      !describe(maps.C, a.dtype, a.C, a.N, groups, a.L, a.batch) ||
+      !describe(maps.out, a.dtype, a.out, a.P, a.heads, a.L, a.batch))
+    return false;
+
+  const Choice* k = kChoices;
+  while (k->states < a.N) k++;
+  const int64_t chunks = ceil_div(a.L, kChunk), tiles = ceil_div(a.P, kChannels);
+  const int64_t lines = a.batch * groups * ceil_div(a.per_group, k->heads) * tiles;
+  if (lines > kMost / chunks) return false;
+  const int of = a.dtype == DType::bfloat16;
+  for (const Step& step : {k->chunks, k->states_only})
+    if (cudaFuncSetAttribute(step.kernel[of], cudaFuncAttributeMaxDynamicSharedMemorySize, step.bytes) != cudaSuccess)
+      return false;
+
+  SsdDeal deal{};
+  deal.chunks = static_cast<int>(chunks);
+  deal.all = static_cast<int>(lines * chunks);
+  deal.run = static_cast<int>(ceil_div(deal.all, c.multiprocessors));
+  const int64_t blocks = ceil_div(deal.all, deal.run);
+  deal.parts = static_cast<int>((chunks + deal.run - 2) / deal.run + 1);
+  a.flags_of_heads = tiles * deal.parts;
+  a.heads_of_set = 1;
+  a.flags = c.scratch<int>(a.batch * a.heads * a.flags_of_heads);
+  c.kernel = "cuda.sm90.ssd_chunk_scan.chunked";
+  if (deal.run % chunks != 0) {  // lines are cut
+    deal.states = c.scratch<float>(blocks * k->heads * k->states * kChannels);
+    if (deal.run > chunks) {
+      deal.handed = c.scratch<int>(blocks * k->heads);
+      (void)cudaMemsetAsync(deal.handed, 0, static_cast<size_t>(blocks * k->heads) * sizeof(int), c.stream);
+    } else {
+      deal.decays = c.scratch<float>(blocks * k->heads);
+      set_off_sharing(c, k->states_only.kernel[of], blocks, k->states_only.threads, k->states_only.bytes, maps, a,
+                      deal);
+      set_off_sharing(c, k->fold, lines * k->heads * (k->states / 8), 128, 0, a, deal);
+    }
+  }
+  set_off_sharing(c, k->chunks.kernel[of], blocks, k->chunks.threads, k->chunks.bytes, maps, a, deal);
+  args = a;
+  return true;
+}
+
+}  // namespace seqmix::cuda
