@@ -10,15 +10,15 @@
 // first: what ends within a line comes first, what begins within one last. Where runs are at least a line long, a piece
 // that ends within its line so begins at the line's beginning, and its state is handed to the next block, in float32,
 // which needs it last: sums are the same as if no line were cut. Where runs are shorter, a first kernel makes what each
-// piece that ends within its line adds to the state, and the main kernel's pieces fold those before theirs, in order.
+// piece that ends within its line adds to the state, and a second one turns that into the states after the pieces.
 //
-// A block is four warps that bring and prepare, and a warpgroup of consumers for each head. One warp has the copy
-// engine bring the chunks of C, B and x into a ring of stages; one warp a head makes the chunk's numbers from the step
-// sizes. A stage's `full` barrier counts the bytes and those warps, its `empty` barrier the consumers' warps that are
-// done. A consumer holds Sᵀ (channels × states) in registers in float32, and a copy of it in T in shared memory, which
-// C multiplies. C·Bᵀ gets its decays in registers and is, packed to T, the left operand of the product with x; xᵀ times
-// its tokens' shares is, in registers too, the left operand of what the state takes in. y leaves through shared memory
-// and the copy engine.
+// A block is a warpgroup of consumers for each head, and a warp for each that prepares: it makes the chunk's numbers
+// from the step sizes, and the first of them has the copy engine bring the chunks of C, B and x into a ring of stages.
+// A stage's `full` barrier counts the bytes and those warps, its `empty` barrier the consumers' warps that are done.
+// A consumer holds Sᵀ (channels × states) in registers in float32, and a copy of it in T in shared memory, which C
+// multiplies. C·Bᵀ gets its decays in registers and is, packed to T, the left operand of the product with x; xᵀ times
+// its tokens' shares is, in registers too, the left operand of what the state takes in. Products run while the next
+// one's operands are made. y leaves through shared memory and the copy engine.
 //
 // What should not count is multiplied by 0 in the products with x, so that a NaN would reach tokens before it and other
 // sequences; and float16, or e^{a_i} of a head that grows, may overflow. Every piece therefore says whether all of its
@@ -27,8 +27,9 @@
 // Shared memory: tiles of 64 rows of 128 bytes (C, B: 64 states of a token; x, y: 64 channels; S: 64 states of a
 // channel), swizzled as the copy engine does it (128B).
 //
-// Floor: x, z, out once; a token and head 2·64·(2N + 64 + N) operations on the tensor cores; and about 1200
-// instructions a warp scheduler can issue in a chunk of one head, a third of which are its 4096 decays.
+// Floor: x, z, out once; a token and head 4·64·N + 2·64·(N + 64) operations on the tensor cores, some 900 cycles a
+// chunk of a head; and about 800 instructions of each of a consumer's warps, which is what its time is made of: two
+// consumers leave the chip's schedulers idle two thirds of the time.
 #include "cuda/kernels/sm90/ssd_chunk_scan.h"
 
 #include <cuda.h>
