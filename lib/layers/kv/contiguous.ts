@@ -6,7 +6,7 @@ import { KVCache, MOST_SEQUENCES, type Attending, type KVShape } from './kv-cach
 const FIRST = 64
 
 /** What a token has in a cache, by name: the shape behind (b, tokens), and the dtype. */
-type Parts = Record<string, { readonly shape: readonly number[]; readonly dtype: DType }>
+export type Parts = Record<string, { readonly shape: readonly number[]; readonly dtype: DType }>
 
 /**
  * A cache in one piece of memory, (b, capacity, hk, d) for keys and for values, whose capacity doubles when it is full. Give the

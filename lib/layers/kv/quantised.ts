@@ -1,5 +1,5 @@
 import type { Tensor } from '../../index.js'
-import { ContiguousCache } from './contiguous.js'
+import { ContiguousCache, type Parts } from './contiguous.js'
 import type { KVShape } from './kv-cache.js'
 
 /**
@@ -10,7 +10,8 @@ import type { KVShape } from './kv-cache.js'
 export class QuantisedCache extends ContiguousCache {
   override readonly kind = 'kv-int8'
 
-  override parts(): ReturnType<ContiguousCache['parts']> {
+  /** @internal */
+  override parts(): Parts {
     const { heads, keyDim, valueDim } = this.shape
     return {
       k: { shape: [heads, keyDim], dtype: 'int8' },
