@@ -68,19 +68,25 @@ constexpr int dtype_index(DType dtype) { return static_cast<int>(dtype); }
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Sets off a kernel that begins with ptx::wait_for_earlier_kernels, while the one before it may still run.
+// Sets off a kernel that begins with ptx::wait_for_earlier_kernels, while the one before it may still run. `shared`:
+// bytes of dynamic shared memory.
 template <class... P, class... A>
-void set_off(const Context& c, void (*kernel)(P...), dim3 grid, dim3 block, const A&... arguments) {
+void set_off_with(const Context& c, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, const A&... arguments) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
+  config.dynamicSmemBytes = shared;
   config.stream = c.stream;
   config.attrs = &attribute;
   config.numAttrs = c.overlap ? 1 : 0;
   (void)cudaLaunchKernelEx(&config, kernel, P(arguments)...);  // the caller asks cudaGetLastError
+}
+template <class... P, class... A>
+void set_off(const Context& c, void (*kernel)(P...), dim3 grid, dim3 block, const A&... arguments) {
+  set_off_with(c, kernel, grid, block, 0, arguments...);
 }
 
 // Blocks of a grid-stride loop over `items`: one each where that is not far more than the chip runs at a time.

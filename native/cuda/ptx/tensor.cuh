@@ -74,6 +74,12 @@ __device__ __forceinline__ void copy16(uint32_t shared, const void* from, int co
                "r"(count)
                : "memory");
 }
+// The same, of 256 bytes that will all be read: L2 asks for them at once.
+__device__ __forceinline__ void copy16_of_row(uint32_t shared, const void* from, int count) {
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared),
+               "l"(__cvta_generic_to_global(from)), "r"(count)
+               : "memory");
+}
 __device__ __forceinline__ void copy4(uint32_t shared, const void* from, int count) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(__cvta_generic_to_global(from)),
                "r"(count)

@@ -93,6 +93,7 @@ void check_linear();
 void check_conv();
 void check_scan();
 void check_ssd();
+void check_attention();
 void check_state_update();
 void check_graph();
 

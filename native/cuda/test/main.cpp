@@ -1,5 +1,5 @@
 // Opens the CUDA library beside this program as the addon does, and checks every op.
-// usage: seqmix_cuda_tests [backend] [elementwise] [rows] [linear] [conv] [scan] [ssd] [update] [graph]
+// usage: seqmix_cuda_tests [backend] [elementwise] [rows] [linear] [conv] [scan] [ssd] [attention] [update] [graph]
 // (all, when none is named)
 #include <dlfcn.h>
 
@@ -45,10 +45,15 @@ int main(int argc, char** argv) {
   const struct {
     const char* name;
     void (*check)();
-  } sections[] = {{"backend", test::check_backend}, {"elementwise", test::check_elementwise},
-                  {"rows", test::check_rows},       {"linear", test::check_linear},
-                  {"conv", test::check_conv},       {"scan", test::check_scan},
-                  {"ssd", test::check_ssd},         {"update", test::check_state_update},
+  } sections[] = {{"backend", test::check_backend},
+                  {"elementwise", test::check_elementwise},
+                  {"rows", test::check_rows},
+                  {"linear", test::check_linear},
+                  {"conv", test::check_conv},
+                  {"scan", test::check_scan},
+                  {"ssd", test::check_ssd},
+                  {"update", test::check_state_update},
+                  {"attention", test::check_attention},
                   {"graph", test::check_graph}};
   try {
     for (const auto& section : sections) {

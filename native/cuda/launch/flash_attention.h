@@ -1,0 +1,24 @@
+// The tensor cores' kernels of flash attention by dtype and head dim; launch_flash_attention chooses.
+#pragma once
+#include "cuda/kernels/any/flash_attention_args.cuh"
+#include "cuda/launch/launch.h"
+
+namespace seqmix::cuda {
+
+struct AttentionKernel {
+  int columns;                       // elements of a row, at most
+  int rows, keys;                    // of a tile
+  int threads, shared, more_shared;  // bytes; more where queries have been rotated
+  int blocks;                        // wanted on a multiprocessor at a time
+  void (*kernel[2])(AttentionArgs);  // float16, bfloat16
+};
+
+constexpr int64_t kMostTensorColumns = 256;
+
+// For many queries, for few (is_short: with few keys for each block), and for keys of int8; columns: the more of d and
+// dv, at most 256.
+const AttentionKernel& attention_tile_kernel(int64_t columns);
+const AttentionKernel& attention_decode_kernel(int64_t columns, bool is_short);
+const AttentionKernel& attention_scaled_kernel(int64_t columns);
+
+}  // namespace seqmix::cuda
