@@ -4,7 +4,7 @@
 //
 // A block takes a number of channels of one row of the batch, all of one group of B and of C. Time goes in tiles of T
 // tokens, in a ring of stages in shared memory:
-//   delta (bias and softplus done), delta u, y (which may take delta's place): [channels][T + 4]
+//   delta (bias and softplus done), delta u: [channels][T + 4]; y may take delta's place
 //   B, C: [states of B, of C][T + 4]
 //   u, z as they came, four at a time, for the thread that brought them
 //   resets: a bit a token where seqIdx changes
@@ -14,8 +14,8 @@
 // registers, with A beside them (multiplied by log2 e). U tokens are one step: their exponentials and products with B,
 // which need no state, are made one step ahead of their walk, so that what a token waits for is one fused multiply-add
 // after another. y is summed over a lane's states in registers, over a channel's lanes by exchanging halves: each lane
-// ends with U/S tokens; or, in 16 bits and where S > U, by tensor cores. Two barriers a stage: `full` from producers to
-// consumers, `walked` back. States past n have A = B = C = 0; tokens past L have Δ = 0, which leaves the state alone.
+// ends with U/S tokens. Two barriers a stage: `full` from producers to consumers, `walked` back. States past n have A =
+// B = C = 0; tokens past L have Δ = 0, which leaves the state alone.
 //
 // Floor: sizeof(T) (3 bytes with a gate, 2 + ... without) an element, and 16 exponentials with four more for softplus
 // and silu: 16 a clock and multiprocessor.
@@ -27,7 +27,6 @@
 #include "cuda/kernels/any/selective_scan_args.cuh"
 #include "cuda/kernels/any/vector.cuh"
 #include "cuda/ptx/barrier.cuh"
-#include "cuda/ptx/tensor.cuh"
 
 namespace seqmix::cuda {
 
@@ -42,16 +41,12 @@ struct PipelineShape {
   static constexpr int channels = consumers / S;
   static constexpr int pitch = T + 4;              // of a row of tokens: neighbours are on other banks
   static constexpr int fours = channels * T / 4;   // of u, delta or z in a tile
-  static constexpr int words = T / 32;             // of resets
   static constexpr int share = fours / producers;  // of a producer
   static constexpr int matrix_share =
       (T / 4 + kProducers - 1) / kProducers;  // a warp does four tokens of B and C at once
   static constexpr int matrix_floats = 2 * kPipelineStates * pitch + 16;
-  static constexpr int summed = U < S ? S : U;  // tokens whose y are summed at once
-  static constexpr bool apart = U < S;          // y has a place of its own, so that a tile can be walked again
-  static constexpr int results = apart ? 2 * channels * pitch : 0;  // from delta to y
-  static constexpr int stage_floats = (apart ? 3 : 2) * channels * pitch + matrix_floats;
-  static_assert(U % 4 == 0 && (U % S == 0 || S == 4 * U) && T % (2 * U) == 0 && T % 32 == 0 && channels % 4 == 0);
+  static constexpr int stage_floats = 2 * channels * pitch + matrix_floats;
+  static_assert(U % 4 == 0 && U % S == 0 && T % (2 * U) == 0 && T <= 64 && channels % 4 == 0);
   static_assert(fours % producers == 0 && producers % (T / 4) == 0 && producers % (channels / 4) == 0);
   static_assert(2 * kStages + 1 <= 16);  // barriers
 
@@ -61,7 +56,7 @@ struct PipelineShape {
 
   template <class X>
   static constexpr int64_t shared_bytes() {
-    return kStages * (sizeof(float) * stage_floats + 2 * fours * 4 * sizeof(X) + sizeof(uint32_t) * words) +
+    return kStages * (sizeof(float) * stage_floats + 2 * fours * 4 * sizeof(X) + sizeof(uint64_t)) +
            2 * channels * sizeof(float);
   }
 };
@@ -120,8 +115,8 @@ struct PipelineBlock {
   int channels;   // of its own: the last block of a unit may have fewer
   int64_t tiles;
   float* stages;
-  Four<X>* raw;      // [stages][u, z][fours]
-  uint32_t* resets;  // [stages][words]
+  Four<X>* raw;  // [stages][u, z][fours]
+  uint64_t* resets;
   float *D, *bias;
 
   __device__ __forceinline__ PipelineBlock(const ScanArgs& p, float* shared) {
@@ -133,16 +128,13 @@ struct PipelineBlock {
     tiles = (p.L + Shape::tokens - 1) / Shape::tokens;
     stages = shared;
     raw = reinterpret_cast<Four<X>*>(stages + Shape::stages * Shape::stage_floats);
-    resets = reinterpret_cast<uint32_t*>(raw + Shape::stages * 2 * Shape::fours);
-    D = reinterpret_cast<float*>(resets + Shape::stages * Shape::words);
+    resets = reinterpret_cast<uint64_t*>(raw + Shape::stages * 2 * Shape::fours);
+    D = reinterpret_cast<float*>(resets + Shape::stages);
     bias = D + Shape::channels;
   }
   __device__ __forceinline__ float* deltas(int stage) const { return stages + stage * Shape::stage_floats; }
   __device__ __forceinline__ float* inputs(int stage) const { return deltas(stage) + Shape::channels * Shape::pitch; }
-  __device__ __forceinline__ float* results(int stage) const { return deltas(stage) + Shape::results; }
-  __device__ __forceinline__ float* matrices(int stage) const {
-    return deltas(stage) + (Shape::apart ? 3 : 2) * Shape::channels * Shape::pitch;
-  }
+  __device__ __forceinline__ float* matrices(int stage) const { return inputs(stage) + Shape::channels * Shape::pitch; }
   __device__ __forceinline__ Four<X>* u(int stage) const { return raw + stage * 2 * Shape::fours; }
   __device__ __forceinline__ Four<X>* z(int stage) const { return u(stage) + Shape::fours; }
 };
@@ -172,8 +164,8 @@ __device__ __forceinline__ void arrive_walked(int stage) {
 }
 
 // Sums y[N] over S lanes; the first N/S elements become this lane's: of each pair of halves of the lanes, the upper
-// keeps the later half. Returns which of the N is its first. The lanes are kApart apart in their warp.
-template <int N, int S, int kApart = 1>
+// keeps the later half. Returns which of the N is its first.
+template <int N, int S>
 __device__ __forceinline__ int sum_lanes(float (&y)[N], int lane) {
   int first = 0;
 #pragma unroll
@@ -183,47 +175,13 @@ __device__ __forceinline__ int sum_lanes(float (&y)[N], int lane) {
 #pragma unroll
     for (int j = 0; j < N / 2; j++) {
       if (j >= count) continue;
-      const float other = __shfl_xor_sync(kFullWarp, upper ? y[j] : y[j + count], mask * kApart);
+      const float other = __shfl_xor_sync(kFullWarp, upper ? y[j] : y[j + count], mask);
       y[j] = (upper ? y[j + count] : y[j]) + other;
     }
     first += upper ? count : 0;
   }
   return first;
 }
-
-// The same for 16 tokens of the two channels of a warp, 16 lanes each, to what 16-bit results need, in a third of the
-// instructions: tensor cores sum up four neighbouring lanes each, y being their left operand as it lies in registers
-// and the right one ones for the column of a token. y counts with 10 bits of fraction, float16's rounded, bfloat16's
-// cut off, which is made good on average. Where a y is not finite, the zeros for other tokens do not keep it out, and
-// none of its channel's 16 sums is finite.
-template <class X>
-struct WarpSums {
-  uint32_t ones[8];  // for token slot j of a product: 1 in column j
-
-  __device__ __forceinline__ WarpSums() {
-    const int column = static_cast<int>(threadIdx.x) % 32 / 4;
-#pragma unroll
-    for (int j = 0; j < 8; j++) ones[j] = column == j ? __float_as_uint(1.0f) : 0;
-  }
-  // Sums of this lane and its three neighbours, of tokens 4 (lane % 4) and on.
-  __device__ __forceinline__ void of_four(const float (&y)[16], float (&d)[4]) const {
-    const auto bits = [](float x) {
-      return std::is_same_v<X, Half> ? __float_as_uint(x) + 0x1000u : __float_as_uint(x);  // 13 bits are cut off
-    };
-#pragma unroll
-    for (int i = 0; i < 4; i++) d[i] = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const uint32_t a[4] = {bits(y[4 * i]), bits(y[4 * i + 2]), bits(y[4 * i + 1]), bits(y[4 * i + 3])};
-      ptx::mma_tf32(d, a, ones[2 * i], ones[2 * i + 1]);
-    }
-  }
-  // From those the sum of one token over all lanes of its channel, and which of the 16.
-  static __device__ __forceinline__ float of_all(float (&d)[4], int lane, int* token) {
-    *token = lane % 4 * 4 + sum_lanes<4, 4, 4>(d, lane / 4);
-    return std::is_same_v<X, Half> ? d[0] : d[0] * (1.0f + 0.72f * 0x1p-11f);
-  }
-};
 
 // The part of a step's work that does not depend on the state.
 template <class X, class Shape>
@@ -239,224 +197,127 @@ struct Line {
   Floats<4> B[Shape::states][Shape::step / 4], C[Shape::states][Shape::step / 4];
 };
 
-// A consumer: which states of which channel are its, and what it does with a step. Tokens are named by their place in
-// the ring: the stage's first float and the token.
-template <class X, class Shape>
-struct Walker {
-  static constexpr int S = Shape::lanes, R = Shape::states, U = Shape::step;
-  static constexpr int Y = Shape::summed, kRows = Shape::channels * Shape::pitch;  // kRows: from delta to delta u, to y
-  int lane, channel;
-  float* rows;            // this channel's
-  const float* matrices;  // this lane's first state's
-  float A[R], h[R];
-
-  __device__ __forceinline__ Walker(const ScanArgs& p, const PipelineBlock<X, Shape>& block)
-      : lane(static_cast<int>(threadIdx.x) % S),
-        channel(static_cast<int>(threadIdx.x) / S),
-        rows(block.deltas(0) + channel * Shape::pitch),
-        matrices(block.matrices(0) + Shape::matrix_row(lane)) {
-    const int64_t c = block.c0 + channel;
-#pragma unroll
-    for (int r = 0; r < R; r++) {
-      const int64_t state = r * S + lane;
-      const bool in = channel < block.channels && state < p.n;
-      A[r] = in ? float_at(p.A, p.A_dtype, c * p.A_d + state * p.A_n) * kLog2E : 0.0f;
-      h[r] = 0;
-      if (in && p.initial)
-        h[r] = float_at(p.initial, p.initial_dtype, block.b * p.initial_b + c * p.initial_d + state * p.initial_n);
-    }
-  }
-  __device__ __forceinline__ void put_last(const ScanArgs& p, const PipelineBlock<X, Shape>& block) const {
-    if (!p.last || channel >= block.channels) return;
-#pragma unroll
-    for (int r = 0; r < R; r++) {
-      const int64_t state = r * S + lane;
-      if (state < p.n) p.last[block.b * p.last_b + (block.c0 + channel) * p.last_d + state * p.last_n] = h[r];
-    }
-  }
-
-  __device__ __forceinline__ void read(Line<Shape>& line, int at) const {
-#pragma unroll
-    for (int q = 0; q < U / 4; q++) {
-      line.delta[q] = load<4>(rows + at + q * 4);
-      line.input[q] = load<4>(rows + at + kRows + q * 4);
-#pragma unroll
-      for (int r = 0; r < R; r++) {
-        line.B[r][q] = load<4>(matrices + at + Shape::matrix_row(r * S) + q * 4);
-        line.C[r][q] = load<4>(matrices + at + Shape::matrix_row(kPipelineStates + r * S) + q * 4);
-      }
-    }
-  }
-  __device__ __forceinline__ void prepare(Step<X, Shape>& s, const Line<Shape>& line) const {
-#pragma unroll
-    for (int j = 0; j < U; j++) {
-#pragma unroll
-      for (int r = 0; r < R; r++) {
-        s.decay[j][r] = fast_decay<X>(line.delta[j / 4].v[j % 4], A[r]);
-        s.input[j][r] = line.input[j / 4].v[j % 4] * line.B[r][j / 4].v[j % 4];
-        s.C[j][r] = line.C[r][j / 4].v[j % 4];
-      }
-    }
-  }
-  // The step's y become those from `first` on. Bit j of resets: a sequence begins with token j.
-  __device__ __forceinline__ void walk(const Step<X, Shape>& s, float (&y)[Y], int first = 0, uint32_t resets = 0) {
-#pragma unroll
-    for (int j = 0; j < U; j++) {
-      if (resets >> j & 1) {
-#pragma unroll
-        for (int r = 0; r < R; r++) h[r] = 0;
-      }
-#pragma unroll
-      for (int r = 0; r < R; r++) {
-        h[r] = s.decay[j][r].apply(h[r], s.input[j][r]);
-        y[first + j] = r == 0 ? h[r] * s.C[j][r] : fmaf(h[r], s.C[j][r], y[first + j]);
-      }
-    }
-  }
-  __device__ __forceinline__ void sum(float (&y)[Y], int at, bool write = true) const {
-    const int first = at + sum_lanes<Y, S>(y, lane);
-    Floats<Y / S> mine;
-#pragma unroll
-    for (int j = 0; j < Y / S; j++) mine.v[j] = y[j];
-    if (write) *reinterpret_cast<Floats<Y / S>*>(rows + Shape::results + first) = mine;
-  }
-  // A tile by itself, one step after the other. resets: null, or a bit a token.
-  __device__ __forceinline__ void walk_tile(int at, const uint32_t* resets) {
-    Line<Shape> line;
-    Step<X, Shape> step;
-    float y[Y];
-#pragma unroll 1
-    for (int t = 0; t < Shape::tokens; t += Y) {
-#pragma unroll
-      for (int u = 0; u < Y; u += U) {
-        read(line, at + t + u);
-        prepare(step, line);
-        if (resets)
-          walk(step, y, u, resets[(t + u) / 32] >> (t + u) % 32);
-        else
-          walk(step, y, u);
-      }
-      sum(y, at + t);
-    }
-  }
-};
-
-// The resets of a stage's tile; null where there are none.
-template <class X, class Shape>
-__device__ __forceinline__ const uint32_t* resets_of(const ScanArgs& p, const PipelineBlock<X, Shape>& block,
-                                                     int stage) {
-  if (!p.seq) return nullptr;
-  const uint32_t* const bits = block.resets + stage * Shape::words;
-  uint32_t any = 0;
-  for (int i = 0; i < Shape::words; i++) any |= bits[i];
-  return any ? bits : nullptr;
-}
-
 template <class X, class Shape>
 __device__ __forceinline__ void consume(const ScanArgs& p, const PipelineBlock<X, Shape>& block) {
-  constexpr int T = Shape::tokens, U = Shape::step;
-  Walker<X, Shape> walker(p, block);
+  constexpr int S = Shape::lanes, R = Shape::states, T = Shape::tokens, U = Shape::step;
+  const int lane = threadIdx.x % S, channel = threadIdx.x / S;
+  const int64_t c = block.c0 + channel;
+  float A[R], h[R];
+#pragma unroll
+  for (int r = 0; r < R; r++) {
+    const int64_t state = r * S + lane;
+    const bool in = channel < block.channels && state < p.n;
+    A[r] = in ? float_at(p.A, p.A_dtype, c * p.A_d + state * p.A_n) * kLog2E : 0.0f;
+    h[r] = 0;
+    if (in && p.initial)
+      h[r] = float_at(p.initial, p.initial_dtype, block.b * p.initial_b + c * p.initial_d + state * p.initial_n);
+  }
   ptx::barrier_wait(0, Shape::threads);
+
   int stage = 0;
   for (int64_t tile = 0; tile < block.tiles; tile++) {
     wait_full<Shape>(stage);
-    const int at = stage * Shape::stage_floats;
-    const uint32_t* const resets = resets_of(p, block, stage);
+    float* const deltas = block.deltas(stage) + channel * Shape::pitch;
+    const float* const inputs = block.inputs(stage) + channel * Shape::pitch;
+    const float* const matrices = block.matrices(stage) + Shape::matrix_row(lane);
+
+    const auto read = [&](Line<Shape>& line, int t) {
+#pragma unroll
+      for (int q = 0; q < U / 4; q++) {
+        line.delta[q] = load<4>(deltas + t + q * 4);
+        line.input[q] = load<4>(inputs + t + q * 4);
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+          line.B[r][q] = load<4>(matrices + Shape::matrix_row(r * S) + t + q * 4);
+          line.C[r][q] = load<4>(matrices + Shape::matrix_row(kPipelineStates + r * S) + t + q * 4);
+        }
+      }
+    };
+    const auto prepare = [&](Step<X, Shape>& s, const Line<Shape>& line) {
+#pragma unroll
+      for (int j = 0; j < U; j++) {
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+          s.decay[j][r] = fast_decay<X>(line.delta[j / 4].v[j % 4], A[r]);
+          s.input[j][r] = line.input[j / 4].v[j % 4] * line.B[r][j / 4].v[j % 4];
+          s.C[j][r] = line.C[r][j / 4].v[j % 4];
+        }
+      }
+    };
+    const auto walk = [&](const Step<X, Shape>& s, float (&y)[U], uint64_t resets) {
+#pragma unroll
+      for (int j = 0; j < U; j++) {
+        if (resets >> j & 1) {
+#pragma unroll
+          for (int r = 0; r < R; r++) h[r] = 0;
+        }
+#pragma unroll
+        for (int r = 0; r < R; r++) {
+          h[r] = s.decay[j][r].apply(h[r], s.input[j][r]);
+          y[j] = r == 0 ? h[r] * s.C[j][r] : fmaf(h[r], s.C[j][r], y[j]);
+        }
+      }
+    };
+    const auto sum = [&](float (&y)[U], int t, bool write) {
+      const int first = t + sum_lanes<U, S>(y, lane);
+      Floats<U / S> mine;
+#pragma unroll
+      for (int j = 0; j < U / S; j++) mine.v[j] = y[j];
+      if (write) *reinterpret_cast<Floats<U / S>*>(deltas + first) = mine;
+    };
+
+    const uint64_t resets = p.seq ? block.resets[stage] : 0;
+    Line<Shape> line;
+    Step<X, Shape> even;
+    float y[U];
     if (resets || !Shape::ahead) {
-      walker.walk_tile(at, resets);
+#pragma unroll 1
+      for (int t = 0; t < T; t += U) {
+        read(line, t);
+        prepare(even, line);
+        if (resets)
+          walk(even, y, resets >> t);
+        else
+          walk(even, y, 0);
+        sum(y, t, true);
+      }
     } else {
       // The loads of a step come before the stores of the one before it, which they could not overtake.
-      Line<Shape> line;
-      Step<X, Shape> even, odd;
-      float y[U] = {};
-      walker.read(line, at);
-      walker.prepare(even, line);
+      Step<X, Shape> odd;
+      read(line, 0);
+      prepare(even, line);
+#pragma unroll
+      for (int j = 0; j < U; j++) y[j] = 0;
 #pragma unroll 1
       for (int t = 0; t < T - 2 * U; t += 2 * U) {
-        walker.read(line, at + t + U);
-        walker.sum(y, at + t - U, t > 0);
-        walker.walk(even, y);
-        walker.prepare(odd, line);
-        walker.read(line, at + t + 2 * U);
-        walker.sum(y, at + t);
-        walker.walk(odd, y);
-        walker.prepare(even, line);
+        read(line, t + U);
+        sum(y, t - U, t > 0);
+        walk(even, y, 0);
+        prepare(odd, line);
+        read(line, t + 2 * U);
+        sum(y, t, true);
+        walk(odd, y, 0);
+        prepare(even, line);
       }
-      walker.read(line, at + T - U);
-      walker.sum(y, at + T - 3 * U, T > 2 * U);
-      walker.walk(even, y);
-      walker.prepare(odd, line);
-      walker.sum(y, at + T - 2 * U);
-      walker.walk(odd, y);
-      walker.sum(y, at + T - U);
+      read(line, T - U);
+      sum(y, T - 3 * U, T > 2 * U);
+      walk(even, y, 0);
+      prepare(odd, line);
+      sum(y, T - 2 * U, true);
+      walk(odd, y, 0);
+      sum(y, T - U, true);
     }
     arrive_walked<Shape>(stage);
     stage = stage + 1 == Shape::stages ? 0 : stage + 1;
   }
-  walker.put_last(p, block);
-}
 
-// The same for few channels, whose warps have a scheduler nearly to themselves: nothing but the states waits for
-// anything. Four tokens' exponentials are made eight tokens before they are needed, of what was read eight tokens
-// before that, and the sums go through tensor cores; where one is not finite, the tile is walked again without them.
-template <class X, class Shape>
-__device__ __forceinline__ void consume_few(const ScanArgs& p, const PipelineBlock<X, Shape>& block) {
-  constexpr int T = Shape::tokens, U = Shape::step, R = Shape::states, Y = Shape::summed;
-  static_assert(Shape::lanes == 16 && U == 4 && Y == 16 && sizeof(X) == 2);
-  Walker<X, Shape> walker(p, block);
-  const WarpSums<X> sums;
-  ptx::barrier_wait(0, Shape::threads);
-  int stage = 0;
-  for (int64_t tile = 0; tile < block.tiles; tile++) {
-    wait_full<Shape>(stage);
-    const int at = stage * Shape::stage_floats;
-    const uint32_t* const resets = resets_of(p, block, stage);
-    bool plain = resets;
-    if (!plain) {
-      float before[R];
+  if (p.last && channel < block.channels) {
 #pragma unroll
-      for (int r = 0; r < R; r++) before[r] = walker.h[r];
-      Line<Shape> line[2];
-      Step<X, Shape> step[2];
-#pragma unroll
-      for (int s = 0; s < 2; s++) walker.read(line[s], at + s * U);
-#pragma unroll
-      for (int s = 0; s < 2; s++) {
-        walker.prepare(step[s], line[s]);
-        walker.read(line[s], at + (2 + s) * U);
-      }
-      float y[Y], d[4] = {}, doubt = 0;  // doubt: NaN once a sum is not finite
-      const auto end_sums = [&](int t) {
-        int token;
-        const float total = WarpSums<X>::of_all(d, walker.lane, &token);
-        walker.rows[Shape::results + at + t + token] = total;
-        doubt = fmaf(total, 0.0f, doubt);
-      };
-#pragma unroll  // all of the tile: a loop would wait at its end for what is under way
-      for (int t = 0; t < T; t += Y) {
-        const int next = t + Y < T ? at + t + Y : at;  // after the last, anything
-#pragma unroll
-        for (int g = 0; g < Y / U; g++) {
-          const int s = g % 2;
-          walker.walk(step[s], y, g * U);
-          walker.prepare(step[s], line[s]);
-          walker.read(line[s], next + g * U);
-          if (g == 1 && t > 0) end_sums(t - Y);
-        }
-        sums.of_four(y, d);
-      }
-      end_sums(T - Y);
-      if (__any_sync(kFullWarp, !(doubt == 0))) {
-        plain = true;
-#pragma unroll
-        for (int r = 0; r < R; r++) walker.h[r] = before[r];
-      }
+    for (int r = 0; r < R; r++) {
+      const int64_t state = r * S + lane;
+      if (state < p.n) p.last[block.b * p.last_b + c * p.last_d + state * p.last_n] = h[r];
     }
-    if (plain) walker.walk_tile(at, resets);
-    arrive_walked<Shape>(stage);
-    stage = stage + 1 == Shape::stages ? 0 : stage + 1;
   }
-  walker.put_last(p, block);
 }
 
 // A producer's fours of u, delta, z and out: a channel and four tokens (by token), or a token and four channels; from
@@ -584,7 +445,7 @@ __device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X
   };
 
   Four<X> u[kShare], delta[kShare], z[kShare], matrix[Shape::matrix_share];
-  int32_t seq[Shape::words] = {}, before[Shape::words] = {};
+  int32_t seq[2] = {}, before[2] = {};
   const auto ask = [&](int64_t tile) {
     with_tile(tile, [&](auto is_whole, int tokens) {
       constexpr bool kAll = decltype(is_whole)::value;
@@ -604,7 +465,7 @@ __device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X
     matrices.next += T * matrices.t_step;
     if (p.seq && warp == 0) {
 #pragma unroll
-      for (int i = 0; i < Shape::words; i++) {
+      for (int i = 0; i < 2; i++) {
         const int64_t t = tile * T + i * 32 + lane;
         const bool in = t > 0 && t < p.L;
         const int32_t* const from = p.seq + block.b * p.seq_b + t * p.seq_t;
@@ -651,16 +512,14 @@ __device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X
 #pragma unroll
     for (int i = 0; i < Shape::matrix_share; i++) matrices.lay_down(i, matrix[i], block.matrices(stage));
     if (p.seq && warp == 0) {
-#pragma unroll
-      for (int i = 0; i < Shape::words; i++) {
-        const uint32_t bits = __ballot_sync(kFullWarp, seq[i] != before[i]);
-        if (lane == 0) block.resets[stage * Shape::words + i] = bits;
-      }
+      const uint64_t low = __ballot_sync(kFullWarp, seq[0] != before[0]);
+      const uint64_t high = T > 32 ? __ballot_sync(kFullWarp, seq[1] != before[1]) : 0;
+      if (lane == 0) block.resets[stage] = low | high << 32;
     }
   };
 
   const auto finish = [&](int stage, int64_t tile) {
-    float* const ys = block.results(stage);
+    float* const ys = block.deltas(stage);
     with_tile(tile, [&](auto is_whole, int tokens) {
 #pragma unroll
       for (int i = 0; i < kShare; i++) {
@@ -712,14 +571,9 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     block.D[i] = p.D.data && i < block.channels ? p.D.at(block.c0 + i) : 0.0f;
     block.bias[i] = p.bias.data && i < block.channels ? p.bias.at(block.c0 + i) : 0.0f;
   }
-  if (threadIdx.x < Shape::consumers) {
-    if constexpr (Shape::apart)
-      consume_few(p, block);
-    else
-      consume(p, block);
-    return;
-  }
-  if (p.by_token)
+  if (threadIdx.x < Shape::consumers)
+    consume(p, block);
+  else if (p.by_token)
     produce<X, Shape, true>(p, block);
   else
     produce<X, Shape, false>(p, block);
