@@ -1,9 +1,10 @@
 import { expect, test } from 'vitest'
 import { flashAttention, flashAttentionVarlen, type Tensor } from '../../lib/index.js'
-import type { NDArray } from '../reference/array.js'
+import { NDArray } from '../reference/array.js'
 import { attentionVarlen, type PackedInputs } from '../reference/attention_cache.js'
 import { expectAttention, goldenInputs, heldIn, ints, paged, scoreOptions } from '../support/attention.js'
-import { describeOp, expectKernel, put } from '../support/device.js'
+import { expectClose } from '../support/close.js'
+import { describeOp, expectKernel, on, put } from '../support/device.js'
 import { floatTypes, type FloatType } from '../support/floats.js'
 import { loadGolden } from '../support/golden.js'
 import { layouts, place, type Layout } from '../support/layout.js'
@@ -79,7 +80,7 @@ describeOp('flashAttentionVarlen', () => {
     await expectAttention(run(held, c.dtype, c.q, c.kv), attentionVarlen(held))
   })
 
-  test('a sequence at a time is the same to the bit', async () => {
+  test('a sequence at a time is the same, on the CPU to the bit', async () => {
     const random = new Random('apart')
     const [queries, keys] = [
       [300, 7, 64, 1],
@@ -96,7 +97,11 @@ describeOp('flashAttentionVarlen', () => {
       const alone = flashAttention(part(q, x.cuSeqlensQ), part(k, x.cuSeqlensK!), part(v, x.cuSeqlensK!), {
         causal: true,
       })
-      expect(await alone.data()).toEqual(all.slice(x.cuSeqlensQ[r]! * 128, x.cuSeqlensQ[r + 1]! * 128))
+      const one = (await alone.data()) as Float32Array
+      const among = all.slice(x.cuSeqlensQ[r]! * 128, x.cuSeqlensQ[r + 1]! * 128) as Float32Array
+      // A GPU cuts keys into parts by the sizes of the whole call.
+      if (on === 'cpu') expect(one).toEqual(among)
+      else expectClose({ shape: [one.length], data: one }, new NDArray([among.length], among), { on })
     }
   })
 

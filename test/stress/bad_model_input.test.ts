@@ -38,6 +38,7 @@ async function finish(result: unknown): Promise<void> {
 }
 
 async function attempt(run: () => unknown): Promise<void> {
+  await dut.synchronize() // what was read before is let go of
   const before = memory()[dut.name]!.tensors
   try {
     await finish(run())

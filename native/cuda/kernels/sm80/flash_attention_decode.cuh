@@ -170,6 +170,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
   float out[1][kOut][4] = {};
   RunningSoftmax<1> softmax;
   softmax.clear();
+  float taken[2] = {};  // the weights' sums as they were rounded, which the outputs are divided by: few keys may count
   const uint32_t query_at = ptx::shared_address(memory) + Shape::kRings + Rows::place(lane % 16, lane / 16);
   const uint32_t low_at = query_at + Shape::kShared - Shape::kRings;
   for (int tile = range.from; tile < range.to; tile++) {
@@ -272,7 +273,10 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
         }
       }
     }
+    const float top_before[2] = {softmax.top[0][0], softmax.top[0][1]};
     softmax.raise(s, out, scale);
+#pragma unroll
+    for (int i = 0; i < 2; i++) taken[i] *= ptx::ex2(top_before[i] - softmax.top[0][i]);
 
     uint32_t w[4];
 #pragma unroll
@@ -285,6 +289,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
         w[i] = pack<T>(a == 0 ? 0.0f : a * v_by[n * 2], b == 0 ? 0.0f : b * v_by[n * 2 + 1]);
       } else {
         w[i] = softmax.template weights<T>(s[0][n][2 * half], s[0][n][2 * half + 1], scale, 0, half);
+        const float2 rounded = unpack<T>(w[i]);
+        taken[half] += rounded.x + rounded.y;
       }
     }
     const uint32_t value_at = ptx::shared_address(values) + Rows::place(lane % 16, lane / 16);
@@ -309,13 +315,17 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
     float sum = softmax.sum[0][i];
     sum += __shfl_xor_sync(kFullWarp, sum, 1);
     sum += __shfl_xor_sync(kFullWarp, sum, 2);
+    taken[i] += __shfl_xor_sync(kFullWarp, taken[i], 1);
+    taken[i] += __shfl_xor_sync(kFullWarp, taken[i], 2);
     if (lane % 4 == 0) {
       mine[16 * D + row] = softmax.top[0][i];
       mine[16 * D + 16 + row] = sum;
     }
+    const float by = taken[i] > 0 ? sum / taken[i] : 1.0f;
 #pragma unroll
     for (int n = 0; n < kOut; n++)
-      *reinterpret_cast<float2*>(mine + row * D + n * 8 + lane % 4 * 2) = {out[0][n][2 * i], out[0][n][2 * i + 1]};
+      *reinterpret_cast<float2*>(mine + row * D + n * 8 + lane % 4 * 2) = {out[0][n][2 * i] * by,
+                                                                           out[0][n][2 * i + 1] * by};
   }
   __syncthreads();
 
