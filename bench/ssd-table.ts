@@ -1,8 +1,8 @@
-// Measures which form of ssdChunkScan is fastest on this CPU, over states and lengths, and prints the table that
-// native/cpu/kernels/ssd_table.h holds:
+// Measures which form of ssdChunkScan is fastest on this CPU, over states and lengths, and prints a line for
+// native/cpu/kernels/ssd_table.h, which has one for each width of vectors:
 //
-//   npx tsx bench/ssd-table.ts > native/cpu/kernels/ssd_table.h
-import { device, setThreads, ssdChunkScan, type SsdMode } from '../lib/index.js'
+//   npx tsx bench/ssd-table.ts              SEQMIX_CPU_TARGET chooses another than the widest
+import { device, devices, setThreads, ssdChunkScan, type SsdMode } from '../lib/index.js'
 import { Inputs } from './inputs.js'
 
 const states = [16, 32, 64, 128, 256]
@@ -56,7 +56,7 @@ function measure(n: number, L: number): Candidate[] {
 /** The fastest; of those as fast but for noise, the one nearest to what longer sequences take. */
 function choose(candidates: Candidate[], usual: number): number {
   const best = Math.min(...candidates.map((c) => c.ms))
-  const near = candidates.filter((c) => c.ms <= 1.08 * best).map((c) => c.chunk)
+  const near = candidates.filter((c) => c.ms <= 1.02 * best).map((c) => c.chunk)
   return near.sort((a, b) => Math.abs(a - usual) - Math.abs(b - usual))[0]!
 }
 
@@ -73,13 +73,6 @@ const rows = states.map((n) => {
   return row
 })
 
-console.log(`// Which form of ssdChunkScan is fastest: tokens of a chunk, or 0 where it is faster token by token. A row is for up to so
-// many states, a column for so many tokens or more. Measured and printed by bench/ssd-table.ts, with ${H} heads of ${P}
-// channels.
-
-constexpr int kSsdTableRows = ${states.length}, kSsdTableColumns = ${lengths.length};
-constexpr int64_t kSsdTableStates[kSsdTableRows] = {${states.join(', ')}};
-constexpr int64_t kSsdTableTokens[kSsdTableColumns] = {${lengths.join(', ')}};
-constexpr int64_t kSsdTable[kSsdTableRows][kSsdTableColumns] = {
-${rows.map((row) => `    {${row.join(', ')}},`).join('\n')}
-};`)
+console.log(
+  `    {${rows.map((row) => `{${row.join(', ')}}`).join(', ')}},  // ${devices().find((d) => d.name === 'cpu')?.target}`,
+)

@@ -7,7 +7,7 @@ SEQMIX_VERB int64_t ssd_choose(const SsdChunkScan& p) {
   int row = 0, column = 0;
   while (row + 1 < kSsdTableRows && p.B.shape[3] > kSsdTableStates[row]) row++;
   while (column + 1 < kSsdTableColumns && p.x.shape[1] >= kSsdTableTokens[column + 1]) column++;
-  const int64_t chunk = kSsdTable[row][column];
+  const int64_t chunk = kSsdTables[W == 16][row][column];
   return chunk || p.mode == SsdMode::automatic ? chunk : kSsdLeastChunk;
 }
 
