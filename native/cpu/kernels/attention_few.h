@@ -5,8 +5,8 @@
 // keys ahead. It goes in spans of kFewSpan keys: first the scores of all rows (a row is a query's head; the rows of a
 // KV head go together, and read its keys once), then their weights, then the values. A row's sums stay in L1 or L2 with
 // those of the others; keys and values are widened in registers, int8 ones multiplied by their scale as scores and
-// weights. Of W keys the products are kept lane by lane, then turned around and added, which gives W scores side by
-// side.
+// weights. Of W keys the products are kept lane by lane, then added up two by two while they are turned around, which
+// gives W scores side by side.
 //
 // Parts are cut by the bytes of a key alone, and merged in order (attention_keys.h). Floor: the bytes of keys and
 // values.
@@ -67,15 +67,11 @@ static void few_products(const FewKeys& keys, const FewRows& rows, int64_t pitch
 
 // W products, lane by lane, as W scores side by side.
 inline void few_scores(const float* parts, const float* scales, float* scores) {
-  vf sums[W];
+  vf lanes[W];
 #pragma GCC unroll 16
-  for (int i = 0; i < W; i++) sums[i] = load(parts + i * W);
-  transpose(sums);
-#pragma GCC unroll 4
-  for (int half = W / 2; half > 0; half /= 2)
-#pragma GCC unroll 8
-    for (int i = 0; i < half; i++) sums[i] = sums[i] + sums[i + half];
-  store(scores, scales ? sums[0] * load(scales) : sums[0]);
+  for (int i = 0; i < W; i++) lanes[i] = load(parts + i * W);
+  const vf all = sums(lanes);
+  store(scores, scales ? all * load(scales) : all);
 }
 
 // Each head's sums += weights · values, for R rows; weights[r * kFewSpan + j] from `span` on.

@@ -109,6 +109,15 @@ SEQMIX_VERB float highest(vf v) {
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
+SEQMIX_VERB vf sums(const vf* r) {
+  vf a[4], b[2];
+  for (int i = 0; i < 4; i++)
+    a[i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]) + _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  for (int i = 0; i < 2; i++)
+    b[i] = _mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0x44) + _mm256_shuffle_ps(a[2 * i], a[2 * i + 1], 0xee);
+  return _mm256_permute2f128_ps(b[0], b[1], 0x20) + _mm256_permute2f128_ps(b[0], b[1], 0x31);
+}
+
 SEQMIX_VERB void transpose(vf* r) {
   vf a[8];
   for (int i = 0; i < 8; i += 4) {

@@ -102,6 +102,17 @@ SEQMIX_VERB float highest(vf v) {
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
+SEQMIX_VERB vf sums(const vf* r) {
+  vf a[8], b[4], c[2];
+  for (int i = 0; i < 8; i++)
+    a[i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]) + _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  for (int i = 0; i < 4; i++)
+    b[i] = _mm512_shuffle_ps(a[2 * i], a[2 * i + 1], 0x44) + _mm512_shuffle_ps(a[2 * i], a[2 * i + 1], 0xee);
+  for (int i = 0; i < 2; i++)
+    c[i] = _mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0x88) + _mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0xdd);
+  return _mm512_shuffle_f32x4(c[0], c[1], 0x88) + _mm512_shuffle_f32x4(c[0], c[1], 0xdd);
+}
+
 SEQMIX_VERB void transpose(vf* r) {
   vf a[16];
   // within each 128-bit part: four rows by four columns
