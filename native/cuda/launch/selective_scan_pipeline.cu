@@ -27,13 +27,13 @@ constexpr Variant variant(int64_t cycles) {
   return v;
 }
 
-// The fewer channels there are, the more lanes each of them gets. The cycles are from measurements on an H200,
+// The fewer channels there are, the more lanes each of them gets. The cycles are from measurements on an H100,
 // bfloat16; the order they lead to is right for the other dtypes as well.
 constexpr Variant kVariants[] = {
-    variant<PipelineShape<16, 64, 16, true, 6, 6, 3, 1>, float, Half, Brain>(34),
+    variant<PipelineShape<16, 64, 16, true, 6, 6, 3, 1>, float, Half, Brain>(28),
     variant<PipelineShape<8, 32, 8, true, 5, 5, 3, 2>, float, Half, Brain>(86),
-    variant<PipelineShape<4, 32, 4, false, 12, 6, 3, 1>, Half, Brain>(205),
-    variant<PipelineShape<2, 32, 4, false, 4, 4, 2, 2>, Half, Brain>(255),
+    variant<PipelineShape<4, 64, 4, false, 12, 12, 2, 1>, Half, Brain>(164),
+    variant<PipelineShape<2, 32, 4, false, 4, 4, 2, 2>, Half, Brain>(250),
 };
 
 int64_t blocks_of(const Variant& v, const ScanArgs& a) {
@@ -50,6 +50,7 @@ bool in_fours(const void* data, DType dtype, int64_t dense, std::initializer_lis
 }  // namespace
 
 bool launch_scan_pipeline(Context& c, ScanArgs a, DType dtype) {
+  if (a.L >= int64_t{1} << 35) return false;  // tiles are counted in 32 bits
   const int of = dtype_index(dtype);
   int room = 0;  // bytes of shared memory that a block can have
   if (cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, c.device) != cudaSuccess) return false;
@@ -57,9 +58,11 @@ bool launch_scan_pipeline(Context& c, ScanArgs a, DType dtype) {
   int64_t least = INT64_MAX;
   for (const Variant& v : kVariants) {
     if (!v.kernel[of] || v.shared[of] > room) continue;
-    // Where there are several rounds of blocks, the last one's are fewer and faster: a good part of its gap is closed.
+    // Where a multiprocessor has several blocks at a time, the last round's are fewer and faster: a good part of its
+    // gap is closed.
     const int64_t blocks = blocks_of(v, a), at_once = v.blocks * c.multiprocessors, rounds = ceil_div(blocks, at_once);
-    const int64_t cycles = rounds > 1 ? (3 * blocks * v.cycles / at_once + rounds * v.cycles) / 4 : v.cycles;
+    const bool closes = rounds > 1 && v.blocks > 1;
+    const int64_t cycles = closes ? (3 * blocks * v.cycles / at_once + rounds * v.cycles) / 4 : rounds * v.cycles;
     if (cycles >= least) continue;
     least = cycles;
     best = &v;

@@ -10,12 +10,14 @@
 //   resets: a bit a token where seqIdx changes
 // Producer warps ask for a tile's data a tile ahead, into registers, and lay the tile down; when it has been walked
 // they add D u, gate, and write. Memory is read and written four neighbours at a time, along whichever of tokens and
-// channels is dense. Consumer warps: S neighbouring lanes share a channel and keep R = 16/S of its states each in
-// registers, with A beside them (multiplied by log2 e). U tokens are one step: their exponentials and products with B,
-// which need no state, are made one step ahead of their walk, so that what a token waits for is one fused multiply-add
-// after another. y is summed over a lane's states in registers, over a channel's lanes by exchanging halves: each lane
-// ends with U/S tokens. Two barriers a stage: `full` from producers to consumers, `walked` back. States past n have A =
-// B = C = 0; tokens past L have Δ = 0, which leaves the state alone.
+// channels is dense. Consumer warps: S lanes share a channel and keep R = 16/S of its states each in registers, with A
+// beside them (multiplied by log2 e). Neighbouring lanes are of different channels: what two neighbours read of B or C
+// is then the same, and their sixteen bytes take shared memory, which is what the walk waits for most, half as long. U
+// tokens are one step: their exponentials and products with B, which need no state, are made one step ahead of their
+// walk, so that what a token waits for is one fused multiply-add after another. y is summed over a lane's states in
+// registers, over a channel's lanes by exchanging halves: each lane ends with U/S tokens. Two barriers a stage: `full`
+// from producers to consumers, `walked` back. States past n have A = B = C = 0; tokens past L have Δ = 0, which leaves
+// the state alone.
 //
 // Floor: sizeof(T) (3 bytes with a gate, 2 + ... without) an element, and 16 exponentials with four more for softplus
 // and silu: 16 a clock and multiprocessor.
@@ -113,7 +115,7 @@ template <class X, class Shape>
 struct PipelineBlock {
   int64_t b, c0;  // the row of the batch, the first channel
   int channels;   // of its own: the last block of a unit may have fewer
-  int64_t tiles;
+  int tiles;
   float* stages;
   Four<X>* raw;  // [stages][u, z][fours]
   uint64_t* resets;
@@ -125,7 +127,7 @@ struct PipelineBlock {
     b = block / (units * in_unit);
     c0 = unit * p.unit + first;
     channels = static_cast<int>(min(int64_t{Shape::channels}, p.unit - first));
-    tiles = (p.L + Shape::tokens - 1) / Shape::tokens;
+    tiles = static_cast<int>((p.L + Shape::tokens - 1) / Shape::tokens);
     stages = shared;
     raw = reinterpret_cast<Four<X>*>(stages + Shape::stages * Shape::stage_floats);
     resets = reinterpret_cast<uint64_t*>(raw + Shape::stages * 2 * Shape::fours);
@@ -139,43 +141,37 @@ struct PipelineBlock {
   __device__ __forceinline__ Four<X>* z(int stage) const { return u(stage) + Shape::fours; }
 };
 
-// The barriers of a stage. Their numbers are constants in each branch, so that a block takes no more than it uses.
-template <class Shape, class F>
-__device__ __forceinline__ void at_stage(int stage, F f) {
-#pragma unroll
-  for (int i = 0; i < Shape::stages; i++)
-    if (stage == i) f(i);
-}
+// The barriers of a stage.
 template <class Shape>
 __device__ __forceinline__ void wait_full(int stage) {
-  at_stage<Shape>(stage, [](int i) { ptx::barrier_wait(1 + i, Shape::threads); });
+  ptx::barrier_wait(1 + stage, Shape::threads);
 }
 template <class Shape>
 __device__ __forceinline__ void arrive_full(int stage) {
-  at_stage<Shape>(stage, [](int i) { ptx::barrier_arrive(1 + i, Shape::threads); });
+  ptx::barrier_arrive(1 + stage, Shape::threads);
 }
 template <class Shape>
 __device__ __forceinline__ void wait_walked(int stage) {
-  at_stage<Shape>(stage, [](int i) { ptx::barrier_wait(1 + Shape::stages + i, Shape::threads); });
+  ptx::barrier_wait(1 + Shape::stages + stage, Shape::threads);
 }
 template <class Shape>
 __device__ __forceinline__ void arrive_walked(int stage) {
-  at_stage<Shape>(stage, [](int i) { ptx::barrier_arrive(1 + Shape::stages + i, Shape::threads); });
+  ptx::barrier_arrive(1 + Shape::stages + stage, Shape::threads);
 }
 
-// Sums y[N] over S lanes; the first N/S elements become this lane's: of each pair of halves of the lanes, the upper
-// keeps the later half. Returns which of the N is its first.
+// Sums y[N] over the S lanes of a channel, 32/S apart; the first N/S elements become this lane's: of each pair of
+// halves of the lanes, the upper keeps the later half. Returns which of the N is its first. `lane` is among the S.
 template <int N, int S>
 __device__ __forceinline__ int sum_lanes(float (&y)[N], int lane) {
   int first = 0;
 #pragma unroll
   for (int level = 1; level < S; level *= 2) {
-    const int mask = S / 2 / level, count = N / 2 / level;
+    const int mask = S / 2 / level, apart = mask * (32 / S), count = N / 2 / level;
     const bool upper = lane & mask;
 #pragma unroll
     for (int j = 0; j < N / 2; j++) {
       if (j >= count) continue;
-      const float other = __shfl_xor_sync(kFullWarp, upper ? y[j] : y[j + count], mask);
+      const float other = __shfl_xor_sync(kFullWarp, upper ? y[j] : y[j + count], apart);
       y[j] = (upper ? y[j + count] : y[j]) + other;
     }
     first += upper ? count : 0;
@@ -200,7 +196,9 @@ struct Line {
 template <class X, class Shape>
 __device__ __forceinline__ void consume(const ScanArgs& p, const PipelineBlock<X, Shape>& block) {
   constexpr int S = Shape::lanes, R = Shape::states, T = Shape::tokens, U = Shape::step;
-  const int lane = threadIdx.x % S, channel = threadIdx.x / S;
+  constexpr int kPlaces = 32 / S;  // channels of a warp
+  const int lane = static_cast<int>(threadIdx.x) % 32 / kPlaces;
+  const int channel = static_cast<int>(threadIdx.x) / 32 * kPlaces + static_cast<int>(threadIdx.x) % kPlaces;
   const int64_t c = block.c0 + channel;
   float A[R], h[R];
 #pragma unroll
@@ -215,7 +213,7 @@ __device__ __forceinline__ void consume(const ScanArgs& p, const PipelineBlock<X
   ptx::barrier_wait(0, Shape::threads);
 
   int stage = 0;
-  for (int64_t tile = 0; tile < block.tiles; tile++) {
+  for (int tile = 0; tile < block.tiles; tile++) {
     wait_full<Shape>(stage);
     float* const deltas = block.deltas(stage) + channel * Shape::pitch;
     const float* const inputs = block.inputs(stage) + channel * Shape::pitch;
@@ -411,15 +409,19 @@ struct MatrixPart {
     const int across = by_token ? states - state(i) : tokens - token(i);
     return read_four(next + offset[i], by_token ? t_step : n_step, fours, across > 0 ? max(0, min(4, along)) : 0);
   }
-  __device__ __forceinline__ void lay_down(int i, const Four<X>& four, float* matrices) const {
-    if (!in(i)) return;
-    const Floats<4> v = widen(four);
-    float* const to = matrices + place[i];
-    if (by_token) {
-      *reinterpret_cast<Floats<4>*>(to) = v;
+  __device__ __forceinline__ void lay_down(const Four<X> (&fours)[kCount], float* matrices) const {
+    if (by_token) {  // one branch for all of them
+#pragma unroll
+      for (int i = 0; i < kCount; i++)
+        if (in(i)) *reinterpret_cast<Floats<4>*>(matrices + place[i]) = widen(fours[i]);
     } else {
 #pragma unroll
-      for (int j = 0; j < 4; j++) to[j * Shape::pitch] = v.v[j];
+      for (int i = 0; i < kCount; i++) {
+        if (!in(i)) continue;
+        const Floats<4> v = widen(fours[i]);
+#pragma unroll
+        for (int j = 0; j < 4; j++) matrices[place[i] + j * Shape::pitch] = v.v[j];
+      }
     }
   }
 };
@@ -435,18 +437,18 @@ __device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X
   // Every four of every whole tile is one access.
   const bool all = p.u.fours && p.delta.fours && (p.z.fours || !p.z.data) && p.out.fours && matrices.fours &&
                    block.channels == Shape::channels && p.n == kPipelineStates;
-  const int64_t whole_tiles = all ? p.L / T : 0;
+  const int whole_tiles = all ? static_cast<int>(p.L / T) : 0;
   // f(whether all of the tile's fours are there, its tokens)
-  const auto with_tile = [&](int64_t tile, auto f) {
+  const auto with_tile = [&](int tile, auto f) {
     if (tile < whole_tiles)
       f(std::true_type{}, T);
     else
-      f(std::false_type{}, static_cast<int>(max(int64_t{0}, min(int64_t{T}, p.L - tile * T))));
+      f(std::false_type{}, static_cast<int>(max(int64_t{0}, min(int64_t{T}, p.L - int64_t{tile} * T))));
   };
 
   Four<X> u[kShare], delta[kShare], z[kShare], matrix[Shape::matrix_share];
   int32_t seq[2] = {}, before[2] = {};
-  const auto ask = [&](int64_t tile) {
+  const auto ask = [&](int tile) {
     with_tile(tile, [&](auto is_whole, int tokens) {
       constexpr bool kAll = decltype(is_whole)::value;
 #pragma unroll
@@ -466,7 +468,7 @@ __device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X
     if (p.seq && warp == 0) {
 #pragma unroll
       for (int i = 0; i < 2; i++) {
-        const int64_t t = tile * T + i * 32 + lane;
+        const int64_t t = int64_t{tile} * T + i * 32 + lane;
         const bool in = t > 0 && t < p.L;
         const int32_t* const from = p.seq + block.b * p.seq_b + t * p.seq_t;
         seq[i] = in ? from[0] : 0;
@@ -475,7 +477,7 @@ __device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X
     }
   };
 
-  const auto lay_down = [&](int stage, int64_t tile) {
+  const auto lay_down = [&](int stage, int tile) {
     float *const deltas = block.deltas(stage), *const inputs = block.inputs(stage);
     with_tile(tile, [&](auto is_whole, int tokens) {
 #pragma unroll
@@ -509,8 +511,7 @@ __device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X
         if (p.z.data) block.z(stage)[me + i * Shape::producers] = z[i];
       }
     });
-#pragma unroll
-    for (int i = 0; i < Shape::matrix_share; i++) matrices.lay_down(i, matrix[i], block.matrices(stage));
+    matrices.lay_down(matrix, block.matrices(stage));
     if (p.seq && warp == 0) {
       const uint64_t low = __ballot_sync(kFullWarp, seq[0] != before[0]);
       const uint64_t high = T > 32 ? __ballot_sync(kFullWarp, seq[1] != before[1]) : 0;
@@ -518,7 +519,7 @@ __device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X
     }
   };
 
-  const auto finish = [&](int stage, int64_t tile) {
+  const auto finish = [&](int stage, int tile) {
     float* const ys = block.deltas(stage);
     with_tile(tile, [&](auto is_whole, int tokens) {
 #pragma unroll
@@ -548,7 +549,7 @@ __device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X
   ask(0);
   ptx::barrier_wait(0, Shape::threads);
   int stage = 0;
-  for (int64_t tile = 0; tile < block.tiles + Shape::stages; tile++) {
+  for (int tile = 0; tile < block.tiles + Shape::stages; tile++) {
     if (tile >= Shape::stages && tile - Shape::stages < block.tiles) {
       wait_walked<Shape>(stage);
       finish(stage, tile - Shape::stages);
