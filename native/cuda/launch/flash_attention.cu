@@ -8,6 +8,7 @@
 #include "core/status.h"
 #include "cuda/kernels/any/flash_attention.cuh"
 #include "cuda/kernels/any/flash_attention_append.cuh"
+#include "cuda/kernels/sm90/flash_attention_decode.h"
 #include "cuda/launch/flash_attention.h"
 
 namespace seqmix::cuda {
@@ -44,7 +45,6 @@ constexpr void (*kAppend[2][kFloatDtypes])(AppendArgs) = {
      flash_attention_append<Brain, int8_t>}};
 
 constexpr int64_t kFewRowsMost = 32;               // of a sequence and KV head: then each takes its keys for itself
-constexpr int64_t kShortKeys = 512;                // of a multiprocessor, at most, where few queries meet few keys
 constexpr int64_t kCacheBytes = int64_t{8} << 20;  // of keys and values that stay in L2 while their tiles are done
 constexpr int64_t kLeastTogether = 16;
 
@@ -89,6 +89,7 @@ AttentionArgs args_of(const Context& c, const FlashAttention& p) {
     a.table = p.block_table.as<const int32_t>();
     a.table_b = p.block_table.stride[0];
     a.table_page = p.block_table.stride[1];
+    a.pages = p.block_table.shape[1];
     a.by_page = Divisor(static_cast<uint32_t>(p.k.shape[1]));
     room *= p.block_table.shape[1];
   }
@@ -190,13 +191,13 @@ int64_t splits_of(const Context& c, const FlashAttention& p, const AttentionArgs
   return best;
 }
 
-bool launch(Context& c, const FlashAttention& p, AttentionArgs a, const AttentionKernel& k, Kernel kernel) {
+// set_off_blocks(a, blocks, bytes of shared memory): false where it cannot.
+template <class SetOff>
+bool launch(Context& c, const FlashAttention& p, AttentionArgs a, const AttentionKernel& k, SetOff set_off_blocks) {
   const int64_t rows = a.sq * a.group, pairs = int64_t{a.sequences} * a.hk;
   const int64_t tiles = p.packed ? rows / k.rows + a.sequences + 1 : ceil_div(rows, k.rows);
   const int64_t blocks = p.packed ? tiles * a.hk : tiles * pairs;
   if (blocks > INT32_MAX) return false;
-  const int shared = k.shared + (a.q_low ? k.more_shared : 0);
-  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared) != cudaSuccess) return false;
   const int64_t splits = splits_of(c, p, a, k, blocks);
   a.by_splits = Divisor(static_cast<uint32_t>(splits));
   a.by_tiles = Divisor(static_cast<uint32_t>(tiles));
@@ -212,22 +213,41 @@ bool launch(Context& c, const FlashAttention& p, AttentionArgs a, const Attentio
     a.partial = c.scratch<float>(splits * out_rows * a.dv);
     a.part_lse = c.scratch<float>(splits * out_rows);
   }
-  const bool is_plain = k.kernel[0] == nullptr;
-  const unsigned columns = is_plain ? static_cast<unsigned>(ceil_div(a.dv, k.columns)) : 1;
-  set_off_with(c, kernel, dim3(static_cast<unsigned>(blocks * splits), columns), static_cast<unsigned>(k.threads),
-               static_cast<size_t>(shared), a);
-  if (splits > 1) set_off(c, kCombine[dtype_index(a.dtype)], grid_for(c, a.batch * a.sq * a.hq, 16), 128, a);
+  if (!set_off_blocks(a, static_cast<unsigned>(blocks * splits), k.shared + (a.q_low ? k.more_shared : 0)))
+    return false;
+  if (splits > 1) {
+    // As much shared memory as the kernels beside it want: a multiprocessor has to be empty to change its share.
+    const auto combine = kCombine[dtype_index(a.dtype)];
+    (void)cudaFuncSetAttribute(combine, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+    set_off(c, combine, grid_for(c, ceil_div(a.batch * a.sq * a.hq, kCombineWarps), 16), kCombineWarps * 32, a);
+  }
   return true;
 }
 
-// The tensor cores' kernel for this problem; null where there is none.
-const AttentionKernel* tensor_kernel(const Context& c, const FlashAttention& p, const AttentionArgs& a, bool few) {
+bool launch(Context& c, const FlashAttention& p, const AttentionArgs& args, const AttentionKernel& k, Kernel kernel,
+            unsigned columns) {
+  return launch(c, p, args, k, [&](const AttentionArgs& a, unsigned blocks, int shared) {
+    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared) != cudaSuccess) return false;
+    set_off_with(c, kernel, dim3(blocks, columns), static_cast<unsigned>(k.threads), static_cast<size_t>(shared), a);
+    return true;
+  });
+}
+
+// With tensor copies, where these can read the keys and values; false where they cannot, or the device has none.
+bool launch_on_hopper(Context& c, const FlashAttention& p, const AttentionArgs& args, int64_t rows) {
+  if (!c.overlap || args.d != args.dv || p.k_scale.present) return false;
+  const AttentionKernel* const k = hopper_decode_kernel(args.d, rows);
+  return k && launch(c, p, args, *k, [&](const AttentionArgs& a, unsigned blocks, int shared) {
+           return launch_hopper_decode(c, p, *k, a, blocks, shared);
+         });
+}
+
+// The tensor cores' kernel for this problem, of whose sequences the longest has so many rows; null where there is none.
+const AttentionKernel* tensor_kernel(const FlashAttention& p, const AttentionArgs& a, int64_t rows) {
   const int64_t columns = std::max(a.d, a.dv);
   if (a.dtype == DType::float32 || columns > kMostTensorColumns) return nullptr;
-  if (p.k_scale.present) return &attention_scaled_kernel(columns);
-  if (!few) return &attention_tile_kernel(columns);
-  const int64_t keys = keys_seen(p, a, 1) * a.sequences * a.hk;
-  return &attention_decode_kernel(columns, a.q_low || keys <= kShortKeys * c.multiprocessors);
+  if (p.k_scale.present) return &attention_scaled_kernel(columns, rows);
+  return rows <= kFewRowsMost ? &attention_decode_kernel(columns, rows) : &attention_tile_kernel(columns);
 }
 
 }  // namespace
@@ -249,8 +269,7 @@ void launch_flash_attention(Context& c, const Problem& problem) {
   const int64_t longest = !p.packed            ? p.q.shape[1]
                           : p.max_seqlen_q > 0 ? p.max_seqlen_q
                                                : ceil_div(p.q.shape[1], std::max<int64_t>(p.sequences, 1));
-  const bool few = longest * a.group <= kFewRowsMost;
-  const AttentionKernel* const k = tensor_kernel(c, p, a, few);
+  const AttentionKernel* const k = tensor_kernel(p, a, longest * a.group);
   if (k) {
     if (!p.is_cached() && !p.block_table.present)
       for (View* const v : {&p.k, &p.v})
@@ -260,14 +279,17 @@ void launch_flash_attention(Context& c, const Problem& problem) {
     if (!turned) a.q = tensor_of(p.q);
     a.k = tensor_of(p.k);
     a.v = tensor_of(p.v);
-    const bool is_tile = k->rows > 16;
+    const bool is_tile = k->rows > 16, pieces = in_pieces(p.k) && in_pieces(p.v);
+    c.kernel = "cuda.sm90.flash_attention.decode";
+    if (!is_tile && pieces && launch_on_hopper(c, p, a, longest * a.group)) return;
     c.kernel = is_tile ? "cuda.sm80.flash_attention.tile" : "cuda.sm80.flash_attention.decode";
     const Kernel kernel = k->kernel[a.dtype == DType::float16 ? 0 : 1];
-    if (in_pieces(p.k) && in_pieces(p.v) && launch(c, p, a, *k, kernel)) return;
+    if (pieces && launch(c, p, a, *k, kernel, 1)) return;
     c.kernel = "cuda.any.flash_attention.plain";
   }
-  const Plain& plain = few ? kFewRows : kManyRows;
-  if (!launch(c, p, a, plain.shape, plain.kernel[p.k_scale.present][dtype_index(a.dtype)]))
+  const Plain& plain = longest * a.group <= kFewRowsMost ? kFewRows : kManyRows;
+  if (!launch(c, p, a, plain.shape, plain.kernel[p.k_scale.present][dtype_index(a.dtype)],
+              static_cast<unsigned>(ceil_div(a.dv, kPlainColumns))))
     throw Error(Code::unsupported,
                 std::string(name_of(p.op)) + ": expected fewer tiles than a grid has room for, got more");
 }

@@ -15,10 +15,10 @@ struct AttentionKernel {
 
 constexpr int64_t kMostTensorColumns = 256;
 
-// For many queries, for few (is_short: with few keys for each block), and for keys of int8; columns: the more of d and
-// dv, at most 256.
+// For many queries, for few, and for keys of int8; columns: the more of d and dv, at most 256. Rows: queries times
+// heads of a group, of a sequence.
 const AttentionKernel& attention_tile_kernel(int64_t columns);
-const AttentionKernel& attention_decode_kernel(int64_t columns, bool is_short);
-const AttentionKernel& attention_scaled_kernel(int64_t columns);
+const AttentionKernel& attention_decode_kernel(int64_t columns, int64_t rows);
+const AttentionKernel& attention_scaled_kernel(int64_t columns, int64_t rows);
 
 }  // namespace seqmix::cuda

@@ -7,37 +7,24 @@ namespace {
 
 template <class Shape, class OfHalf, class OfBrain>
 constexpr AttentionKernel decode(int blocks) {
-  static_assert(Shape::kShared + 1024 <= 99 * 1024 && Shape::kRings % 128 == 0);
+  static_assert(Shape::kShared + 1024 <= 99 * 1024 && Shape::kRings % 16 == 0);
   return {Shape::D,       Shape::kRows,
           Shape::kKeys,   Shape::kThreads,
           Shape::kShared, Shape::kQueryBytes,
           blocks,         {flash_attention_decode<Half, Shape, OfHalf>, flash_attention_decode<Brain, Shape, OfBrain>}};
 }
-template <class Shape>
-constexpr AttentionKernel plain_decode() {
-  return decode<Shape, Half, Brain>(1);  // which are enough to keep memory busy
-}
-template <class Shape>
-constexpr AttentionKernel scaled_decode() {
-  return decode<Shape, int8_t, int8_t>(2);
-}
-
-// Columns, warps, stages, bytes an element: the fastest on an H100, with many keys for each block, and with few, whose
-// blocks are sooner under way with two stages. These leave room for rotated queries too.
-constexpr AttentionKernel kLong[] = {
-    plain_decode<DecodeShape<64, 4, 4, 2>>(),
-    plain_decode<DecodeShape<128, 4, 3, 2>>(),
-    plain_decode<DecodeShape<256, 2, 2, 2>>(),
+// Columns, warps, stages, which leave room for rotated queries too; a block is enough to keep memory busy.
+template <int ROWS>
+constexpr AttentionKernel kPlain[] = {
+    decode<DecodeShape<ROWS, 64, 4, 4, 2>, Half, Brain>(1),
+    decode<DecodeShape<ROWS, 128, 4, 3, 2>, Half, Brain>(1),
+    decode<DecodeShape<ROWS, 256, 2, 2, 2>, Half, Brain>(1),
 };
-constexpr AttentionKernel kShort[] = {
-    plain_decode<DecodeShape<64, 4, 4, 2>>(),
-    plain_decode<DecodeShape<128, 4, 2, 2>>(),
-    plain_decode<DecodeShape<256, 2, 2, 2>>(),
-};
+template <int ROWS>
 constexpr AttentionKernel kScaled[] = {
-    scaled_decode<DecodeShape<64, 4, 4, 1>>(),
-    scaled_decode<DecodeShape<128, 4, 3, 1>>(),
-    scaled_decode<DecodeShape<256, 2, 2, 1>>(),
+    decode<DecodeShape<ROWS, 64, 4, 4, 1>, int8_t, int8_t>(2),
+    decode<DecodeShape<ROWS, 128, 4, 3, 1>, int8_t, int8_t>(2),
+    decode<DecodeShape<ROWS, 256, 2, 2, 1>, int8_t, int8_t>(2),
 };
 
 const AttentionKernel& of(const AttentionKernel* k, int64_t columns) {
@@ -47,9 +34,11 @@ const AttentionKernel& of(const AttentionKernel* k, int64_t columns) {
 
 }  // namespace
 
-const AttentionKernel& attention_decode_kernel(int64_t columns, bool is_short) {
-  return of(is_short ? kShort : kLong, columns);
+const AttentionKernel& attention_decode_kernel(int64_t columns, int64_t rows) {
+  return of(rows <= 8 ? kPlain<8> : kPlain<16>, columns);
 }
-const AttentionKernel& attention_scaled_kernel(int64_t columns) { return of(kScaled, columns); }
+const AttentionKernel& attention_scaled_kernel(int64_t columns, int64_t rows) {
+  return of(rows <= 8 ? kScaled<8> : kScaled<16>, columns);
+}
 
 }  // namespace seqmix::cuda

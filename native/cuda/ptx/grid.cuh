@@ -22,6 +22,18 @@ __device__ __forceinline__ void wait_for_earlier_kernels_after(int worked_out) {
 #endif
 }
 
+// A kernel's arguments lie in memory that is new for each launch, and the first look at each line of it takes a while.
+// The block's threads look at all of them here, while the kernel waits for the ones before it anyhow.
+template <class A>
+__device__ __forceinline__ void look_at_arguments(const A& arguments) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  constexpr int kLine = 64, kLines = static_cast<int>((sizeof(A) + kLine - 1) / kLine);
+  const char* const bytes = reinterpret_cast<const char*>(&arguments);
+  for (int line = threadIdx.x / 32; line < kLines; line += blockDim.x / 32)
+    asm volatile("" ::"r"(*reinterpret_cast<const int*>(bytes + line * kLine)) : "memory");
+#endif
+}
+
 // The next kernel's blocks may come as soon as all blocks of this one have called it, or ended.
 __device__ __forceinline__ void let_next_kernel_begin() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

@@ -71,13 +71,22 @@ int64_t length(int64_t most, bool ragged) {
   return ragged ? static_cast<int64_t>(random()() % static_cast<uint64_t>(most + 1)) : most;
 }
 
+bool on_hopper() {
+  DeviceInfo info;
+  Status status;
+  device.backend->device_info(0, &info, &status);
+  return std::string(info.target).starts_with("sm_90");
+}
+
 std::string expected_kernel(const Case& k) {
   const int64_t columns = std::max(k.d, k.dv), longest = k.packed ? (k.b * k.sq + k.b - 1) / k.b : k.sq;
   if (k.sq == 0 || k.dtype == DType::float32 || columns > 256) return "cuda.any.flash_attention.plain";
   if (k.int8 && (k.d % 16 != 0 || k.dv % 16 != 0)) return "cuda.any.flash_attention.plain";
   if ((k.cached || k.page) && (k.rows == Rows::parts || k.rows == Rows::apart)) return "cuda.any.flash_attention.plain";
-  return k.int8 || longest * (k.hq / k.hk) <= 32 ? "cuda.sm80.flash_attention.decode"
-                                                 : "cuda.sm80.flash_attention.tile";
+  if (!k.int8 && longest * (k.hq / k.hk) > 32) return "cuda.sm80.flash_attention.tile";
+  const bool tensor_copies =
+      on_hopper() && !k.int8 && k.sk > 0 && k.d == k.dv && (k.d == 64 || k.d == 128 || k.d == 256);
+  return tensor_copies ? "cuda.sm90.flash_attention.decode" : "cuda.sm80.flash_attention.decode";
 }
 
 class Check {

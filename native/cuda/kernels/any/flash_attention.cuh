@@ -53,7 +53,6 @@ __global__ void __launch_bounds__(kPlainThreads, 1) flash_attention_plain(const 
   float* const v_by = k_by + kKeys;
   const int thread = threadIdx.x, tx = thread % 16, ty = thread / 16, row0 = ty * R;
 
-  ptx::wait_for_earlier_kernels();
   const AttentionTask t = find_task<kRows>(p, &found);
   ptx::let_next_kernel_begin();
   if (t.first >= t.rows) return;

@@ -8,6 +8,7 @@
 #include "cuda/kernels/any/divide.cuh"
 #include "cuda/kernels/any/dtype.cuh"
 #include "cuda/kernels/any/reduce.cuh"
+#include "cuda/ptx/grid.cuh"
 
 namespace seqmix::cuda {
 
@@ -113,9 +114,14 @@ __device__ __forceinline__ bool find_keys(const AttentionArgs& p, int n, int que
 
 // The task of a block of a kernel that takes ROWS rows a block. With cu_q, sequence n's tiles begin at number
 // ⌊cu_q[n]·group / ROWS⌋ + n, which leaves room for a last one that is not full, and what is behind the last sequence
-// counts as one more; so no block has to know more than its own sequence's bounds. All threads of the block call it.
-template <int ROWS>
-__device__ __forceinline__ AttentionTask find_task(const AttentionArgs& p, int* shared) {
+// counts as one more; so no block has to know more than its own sequence's bounds. All threads of the block call it,
+// before anything else that reads memory: it waits for earlier kernels. early(sequence, split) is called before lengths
+// are read, where these two are known then, for what can be read meanwhile.
+struct NothingEarly {
+  __device__ __forceinline__ void operator()(int, int) const {}
+};
+template <int ROWS, class Early = NothingEarly>
+__device__ __forceinline__ AttentionTask find_task(const AttentionArgs& p, int* shared, Early early = {}) {
   AttentionTask t;
   t.idle = false;
   t.keys = t.pad = t.used = t.fresh = 0;
@@ -126,6 +132,7 @@ __device__ __forceinline__ AttentionTask find_task(const AttentionArgs& p, int* 
   bool bad = false;
   int queries, tile;
   if (p.cu_q.data) {
+    ptx::wait_for_earlier_kernels();
     const uint32_t from_end = p.by_heads.quotient(number);
     t.head = static_cast<int>(number - from_end * p.by_heads.value);
     int64_t at = p.by_tiles.value - 1 - from_end;
@@ -162,6 +169,8 @@ __device__ __forceinline__ AttentionTask find_task(const AttentionArgs& p, int* 
     t.head = static_cast<int>(pair - t.sequence * p.by_heads.value);
     t.q_b = t.sequence;
     queries = static_cast<int>(p.sq);
+    ptx::wait_for_earlier_kernels_after(t.sequence | t.head | tile);
+    early(t.sequence, t.split);
   }
   t.out_row = (t.q_b * p.sq + t.q_first) * p.hq + t.head * p.group;
   t.rows = queries * p.group;
@@ -188,20 +197,27 @@ __device__ __forceinline__ KeyRange keys_of(const AttentionArgs& p, const Attent
 struct KeyTiles {
   int from, to, whole_from, whole_to;
 };
+// Of all parts.
 template <int KEYS>
-__device__ __forceinline__ KeyTiles tiles_of(const AttentionArgs& p, const AttentionTask& t, int first, int rows) {
+__device__ __forceinline__ KeyTiles all_tiles_of(const AttentionArgs& p, const AttentionTask& t, int first, int rows) {
   KeyTiles k{};
   if (first >= t.rows || t.keys == 0) return k;
   const int last = min(first + rows, t.rows) - 1;
   const KeyRange a = keys_of(p, t, static_cast<int>(p.by_group.quotient(first)));
   const KeyRange b = keys_of(p, t, static_cast<int>(p.by_group.quotient(last)));
   if (a.from >= b.to) return k;
-  const int begin = max(a.from, 0) / KEYS, end = (b.to + KEYS - 1) / KEYS;
-  const int per = static_cast<int>(p.by_splits.quotient(end - begin + p.by_splits.value - 1));
-  k.from = min(begin + t.split * per, end);
-  k.to = min(k.from + per, end);
+  k.from = max(a.from, 0) / KEYS;
+  k.to = (b.to + KEYS - 1) / KEYS;
   k.whole_from = (b.from + KEYS - 1) / KEYS;
   k.whole_to = max(a.to, 0) / KEYS;
+  return k;
+}
+template <int KEYS>
+__device__ __forceinline__ KeyTiles tiles_of(const AttentionArgs& p, const AttentionTask& t, int first, int rows) {
+  KeyTiles k = all_tiles_of<KEYS>(p, t, first, rows);
+  const int per = static_cast<int>(p.by_splits.quotient(k.to - k.from + p.by_splits.value - 1));
+  k.from = min(k.from + t.split * per, k.to);
+  k.to = min(k.from + per, k.to);
   return k;
 }
 

@@ -1,7 +1,6 @@
 // The end of a row of flash attention, and the sum of what several parts of the keys have left of it, in their order.
-// A block does a row, each of its warps every fourth part of it; what those have is added in order. All weights are
-// known to every warp, from the parts' lse, so that no warp waits for another but at the end; the first parts are on
-// their way before the weights are known.
+// A warp does 128 elements of a row. It asks at once for all parts' lse and for the first sixteen parts, so that it
+// waits for memory once, mostly; what it reads is found before it waits for the kernel that leaves it.
 //
 // Floor: the parts' bytes, which are still in L2.
 #pragma once
@@ -31,29 +30,36 @@ __device__ __forceinline__ RowEnd end_of_row(const AttentionArgs& p, int64_t out
   return {times / sum, (top + log2f(sum)) * 0.693147181f};
 }
 
+constexpr int kCombineWarps = 4;
+
 template <class T>
-__global__ void __launch_bounds__(128) flash_attention_combine(const __grid_constant__ AttentionArgs p) {
-  constexpr int kAhead = 4, kEach = kMostAttentionSplits / 32;
-  __shared__ float4 sets[3][32];
-  const int splits = static_cast<int>(p.by_splits.value), set = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int64_t rows = p.batch * p.sq * p.hq;
-  ptx::wait_for_earlier_kernels();
+__global__ void __launch_bounds__(kCombineWarps * 32) flash_attention_combine(const __grid_constant__ AttentionArgs p) {
+  constexpr int kAhead = 16, kEach = kMostAttentionSplits / 32;
+  const int splits = static_cast<int>(p.by_splits.value), lane = threadIdx.x % 32;
+  const int64_t rows = p.batch * p.sq * p.hq, step = rows * p.dv;
+  const int pieces = (p.dv + 127) / 128;
+  const int64_t warps = int64_t{gridDim.x} * kCombineWarps;
+  int64_t row = blockIdx.x * kCombineWarps + threadIdx.x / 32;
+  int piece = 0;
+  ptx::look_at_arguments(p);
   ptx::let_next_kernel_begin();
-  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
-    const float* const from = p.partial + row * p.dv;
-    const int64_t step = rows * p.dv;
-    const auto part = [&](int i, int c) {
-      return i < splits && c < p.dv ? *reinterpret_cast<const float4*>(from + i * step + c) : float4{};
-    };
+  ptx::wait_for_earlier_kernels_after(static_cast<int>((row * p.dv | step) & INT32_MAX));
+  while (row < rows) {
+    const int c = piece * 128 + lane * 4;
+    const float* const from = p.partial + row * p.dv + c;
     float lse[kEach];
 #pragma unroll
     for (int i = 0; i < kEach; i++) {
       const int n = i * 32 + lane;
       lse[i] = n < splits ? p.part_lse[n * rows + row] : -INFINITY;
     }
-    float4 ahead[kAhead];
+    float4 part[kAhead];
+    const auto ask = [&](int first) {
 #pragma unroll
-    for (int i = 0; i < kAhead; i++) ahead[i] = part(set + i * 4, lane * 4);
+      for (int i = 0; i < kAhead; i++)
+        if (first + i < splits && c < p.dv) part[i] = *reinterpret_cast<const float4*>(from + (first + i) * step);
+    };
+    ask(0);
     float top = -1e37f, sum = 0;
     bool lost = false;
 #pragma unroll
@@ -71,42 +77,31 @@ __global__ void __launch_bounds__(128) flash_attention_combine(const __grid_cons
     sum = warp_reduce(sum, Sum());
     RowEnd end = end_of_row(p, row, top, sum, false);
     if (lost) end = {0, -INFINITY};
-    if (threadIdx.x == 0) put_lse(p, row, end.lse);
-    for (int c0 = 0; c0 < p.dv; c0 += 128) {
-      const int c = c0 + lane * 4;
-      float4 x{};
-      const auto add = [&](int i, const float4& y, float weight) {
-        if (i >= splits || weight == 0) return;  // a part without weight was not written
-        x.x = fmaf(y.x, weight, x.x);
-        x.y = fmaf(y.y, weight, x.y);
-        x.z = fmaf(y.z, weight, x.z);
-        x.w = fmaf(y.w, weight, x.w);
-      };
+    if (piece == 0 && lane == 0) put_lse(p, row, end.lse);
+    float4 x{};
+#pragma unroll 1
+    for (int first = 0; first < splits; first += kAhead) {
+      if (first > 0) ask(first);
+      float weights = lse[0];
 #pragma unroll
-      for (int e = 0; e < kEach; e++)
-#pragma unroll 4
-        for (int i = 0; i < 8; i++) {
-          const int n = e * 32 + i * 4 + set;
-          if (e * 32 + i * 4 >= splits) break;
-          const float weight = __shfl_sync(kFullWarp, lse[e], n % 32);
-          add(n, c0 == 0 && e == 0 && i < kAhead ? ahead[i % kAhead] : part(n, c), weight);
-        }
-      __syncthreads();  // the last columns' sums have been read
-      if (set > 0) sets[set - 1][lane] = x;
-      __syncthreads();
-      if (set > 0 || c >= p.dv) continue;
+      for (int i = 1; i < kEach; i++)
+        if (first / 32 == i) weights = lse[i];
 #pragma unroll
-      for (int i = 0; i < 3; i++) {
-        const float4 y = sets[i][lane];
-        x.x += y.x;
-        x.y += y.y;
-        x.z += y.z;
-        x.w += y.w;
+      for (int i = 0; i < kAhead; i++) {
+        const float weight = __shfl_sync(kFullWarp, weights, first % 32 + i);
+        if (weight == 0) continue;  // there is no such part, or it was not written
+        x.x = fmaf(part[i].x, weight, x.x);
+        x.y = fmaf(part[i].y, weight, x.y);
+        x.z = fmaf(part[i].z, weight, x.z);
+        x.w = fmaf(part[i].w, weight, x.w);
       }
-      Floats<4> value{{x.x * end.by, x.y * end.by, x.z * end.by, x.w * end.by}};
-      if (end.by == 0) value = {};
-      store<4>(static_cast<T*>(p.out) + row * p.dv + c, value);
     }
+    Floats<4> value{{x.x * end.by, x.y * end.by, x.z * end.by, x.w * end.by}};
+    if (end.by == 0) value = {};
+    if (c < p.dv) store<4>(static_cast<T*>(p.out) + row * p.dv + c, value);
+    if (++piece < pieces) continue;
+    piece = 0;
+    row += warps;
   }
 }
 

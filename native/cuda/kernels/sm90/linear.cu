@@ -25,6 +25,7 @@
 
 #include "cuda/kernels/any/linear_args.cuh"
 #include "cuda/kernels/sm90/pipeline.cuh"
+#include "cuda/kernels/sm90/tensor_map.h"
 #include "cuda/ptx/hopper.cuh"
 #include "cuda/ptx/tensor.cuh"
 #include "cuda/ptx/wgmma.cuh"
@@ -311,28 +312,16 @@ constexpr Choice kChoices[] = {choice<1, 64, 6, 2>(),  choice<1, 96, 4, 2>(),  c
                                choice<2, 256, 3, 1>()};
 static_assert(std::size(kChoices) == static_cast<size_t>(HopperTile::count));
 
-using Encode = decltype(&cuTensorMapEncodeTiled);
-
-Encode encoder() {
-  static const Encode encode = [] {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-    const cudaError_t error =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
-    return error == cudaSuccess && result == cudaDriverEntryPointSuccess ? reinterpret_cast<Encode>(found) : nullptr;
-  }();
-  return encode;
-}
-
 bool describe(CUtensorMap& map, DType dtype, const void* data, int64_t rows, int64_t n, int64_t stride,
               int64_t box_rows, int box) {
   const cuuint64_t shape[] = {static_cast<cuuint64_t>(n), static_cast<cuuint64_t>(rows)};
   const cuuint64_t strides[] = {static_cast<cuuint64_t>(stride) * 2};
   const cuuint32_t boxes[] = {static_cast<cuuint32_t>(box), static_cast<cuuint32_t>(box_rows)}, steps[] = {1, 1};
-  return encoder()(&map, dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                   2, const_cast<void*>(data), shape, strides, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                   box == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
-                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  return tensor_map_encoder()(
+             &map, dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
+             const_cast<void*>(data), shape, strides, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+             box == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 // A row's stride in a tensor map: of one row any multiple of 16 bytes will do.
@@ -352,7 +341,7 @@ HopperShape shape_of(HopperTile tile) { return kChoices[static_cast<int>(tile)].
 
 bool hopper_can(const LinearArgs& a) {
   return a.in > 0 && can(a.x, a.rows, a.in, a.x_stride) && can(a.weight, a.features, a.in, a.weight_stride) &&
-         encoder() != nullptr;
+         tensor_map_encoder() != nullptr;
 }
 
 bool launch_hopper(Context& c, const LinearArgs& args, HopperTile tile, int splits) {
