@@ -44,7 +44,8 @@ constexpr void (*kAppend[2][kFloatDtypes])(AppendArgs) = {
     {flash_attention_append<float, int8_t>, flash_attention_append<Half, int8_t>,
      flash_attention_append<Brain, int8_t>}};
 
-constexpr int64_t kFewRowsMost = 32;               // of a sequence and KV head: then each takes its keys for itself
+constexpr int64_t kFewRowsMost = 32;  // of a sequence and KV head: then each takes its keys for itself
+constexpr int64_t kManyKeys = 512;
 constexpr int64_t kCacheBytes = int64_t{8} << 20;  // of keys and values that stay in L2 while their tiles are done
 constexpr int64_t kLeastTogether = 16;
 
@@ -242,12 +243,23 @@ bool launch_on_hopper(Context& c, const FlashAttention& p, const AttentionArgs& 
          });
 }
 
+// Whether `rows` of a sequence fill tiles of 128, and a tile meets so many keys that what it begins and ends with, and
+// no other block of the multiprocessor makes up for, matters little.
+bool many_keys(const FlashAttention& p, const AttentionArgs& a, int64_t rows) {
+  const int64_t most = keys_seen(p, a, 1), queries = rows / a.group;
+  const int64_t mean = p.window_right < most ? std::max(most / 2, most - queries / 2) : most;
+  return mean >= kManyKeys && (rows >= 1024 || ceil_div(rows, 64) % 2 == 0);
+}
+
 // The tensor cores' kernel for this problem, of whose sequences the longest has so many rows; null where there is none.
-const AttentionKernel* tensor_kernel(const FlashAttention& p, const AttentionArgs& a, int64_t rows) {
+const AttentionKernel* tensor_kernel(const Context& c, const FlashAttention& p, const AttentionArgs& a, int64_t rows,
+                                     bool few) {
   const int64_t columns = std::max(a.d, a.dv);
   if (a.dtype == DType::float32 || columns > kMostTensorColumns) return nullptr;
   if (p.k_scale.present) return &attention_scaled_kernel(columns, rows);
-  return rows <= kFewRowsMost ? &attention_decode_kernel(columns, rows) : &attention_tile_kernel(columns);
+  if (few) return &attention_decode_kernel(columns, rows);
+  const AttentionKernel* const k = many_keys(p, a, rows) ? attention_together_kernel(columns, c.device) : nullptr;
+  return k ? k : &attention_tile_kernel(columns);
 }
 
 }  // namespace
@@ -269,7 +281,8 @@ void launch_flash_attention(Context& c, const Problem& problem) {
   const int64_t longest = !p.packed            ? p.q.shape[1]
                           : p.max_seqlen_q > 0 ? p.max_seqlen_q
                                                : ceil_div(p.q.shape[1], std::max<int64_t>(p.sequences, 1));
-  const AttentionKernel* const k = tensor_kernel(p, a, longest * a.group);
+  const bool few = longest * a.group <= kFewRowsMost;
+  const AttentionKernel* const k = tensor_kernel(c, p, a, longest * a.group, few);
   if (k) {
     if (!p.is_cached() && !p.block_table.present)
       for (View* const v : {&p.k, &p.v})

@@ -18,6 +18,8 @@ constexpr int64_t kMostTensorColumns = 256;
 // For many queries, for few, and for keys of int8; columns: the more of d and dv, at most 256. Rows: queries times
 // heads of a group, of a sequence.
 const AttentionKernel& attention_tile_kernel(int64_t columns);
+// For many queries that meet many keys; null where there is none, or the device has not enough shared memory.
+const AttentionKernel* attention_together_kernel(int64_t columns, int device);
 const AttentionKernel& attention_decode_kernel(int64_t columns, int64_t rows);
 const AttentionKernel& attention_scaled_kernel(int64_t columns, int64_t rows);
 

@@ -7,19 +7,27 @@ namespace {
 
 template <class Shape>
 constexpr AttentionKernel tile() {
-  static_assert(Shape::kShared + 1024 <= 99 * 1024);
   return {Shape::D,       Shape::kRows,
           Shape::KEYS,    Shape::kThreads,
           Shape::kShared, 0,
           Shape::BLOCKS,  {flash_attention_tile<Half, Shape>, flash_attention_tile<Brain, Shape>}};
 }
 
-// Columns, 16 rows a warp times, warps, keys of a tile, stages, blocks a multiprocessor: the fastest on an H100.
+// Columns, 16 rows a warp times, warps that share rows, warps, keys of a tile, stages, blocks a multiprocessor: the
+// fastest on an H100.
 constexpr AttentionKernel kTiles[] = {
-    tile<AttentionShape<64, 2, 4, 128, 2, 2>>(), tile<AttentionShape<96, 2, 4, 64, 2, 2>>(),
-    tile<AttentionShape<128, 2, 4, 64, 2, 2>>(), tile<AttentionShape<192, 1, 4, 64, 1, 2>>(),
-    tile<AttentionShape<256, 1, 4, 64, 1, 2>>(),
+    tile<AttentionShape<64, 2, 1, 4, 128, 2, 2>>(), tile<AttentionShape<96, 2, 1, 4, 64, 2, 2>>(),
+    tile<AttentionShape<128, 2, 1, 4, 64, 2, 2>>(), tile<AttentionShape<192, 1, 1, 4, 64, 1, 2>>(),
+    tile<AttentionShape<256, 1, 1, 4, 64, 1, 2>>(),
 };
+constexpr AttentionKernel kTogether = tile<AttentionShape<256, 2, 2, 8, 64, 2, 1>>();
+
+constexpr bool fit(int bytes) {
+  for (const AttentionKernel& k : kTiles)
+    if (k.shared > bytes) return false;
+  return true;
+}
+static_assert(fit(98 * 1024));  // and 1 KB: compute capability 8.6 and 8.9
 
 }  // namespace
 
@@ -27,6 +35,12 @@ const AttentionKernel& attention_tile_kernel(int64_t columns) {
   const AttentionKernel* k = kTiles;
   while (k->columns < columns) k++;
   return *k;
+}
+
+const AttentionKernel* attention_together_kernel(int64_t columns, int device) {
+  int bytes = 0;
+  const bool known = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
+  return columns > 192 && known && kTogether.shared + 5 * 1024 <= bytes ? &kTogether : nullptr;
 }
 
 }  // namespace seqmix::cuda

@@ -12,5 +12,20 @@ __device__ __forceinline__ void barrier_wait(int barrier, int threads) {
 __device__ __forceinline__ void barrier_arrive(int barrier, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
+// The same, and whether any of them says yes.
+__device__ __forceinline__ bool barrier_any(int barrier, int threads, bool yes) {
+  uint32_t any;
+  asm volatile(
+      "{\n"
+      ".reg .pred p, q;\n"
+      "setp.ne.u32 p, %3, 0;\n"
+      "bar.red.or.pred q, %1, %2, p;\n"
+      "selp.u32 %0, 1, 0, q;\n"
+      "}"
+      : "=r"(any)
+      : "r"(barrier), "r"(threads), "r"(static_cast<uint32_t>(yes))
+      : "memory");
+  return any != 0;
+}
 
 }  // namespace seqmix::cuda::ptx

@@ -64,12 +64,29 @@ __device__ __forceinline__ uint32_t load_shared(uint32_t shared) {
   asm volatile("ld.shared.b32 %0, [%1];" : "=r"(r) : "r"(shared) : "memory");
   return r;
 }
+__device__ __forceinline__ void load_shared(uint32_t (&r)[4], uint32_t shared) {
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared)
+               : "memory");
+}
 
 // 16 (or 4) bytes, of which the first `count` are read and the rest are 0.
 __device__ __forceinline__ void copy16(uint32_t shared, const void* from, int count) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(__cvta_generic_to_global(from)),
                "r"(count)
                : "memory");
+}
+// 16 bytes, or nothing.
+__device__ __forceinline__ void copy16_if(bool yes, uint32_t shared, const void* from) {
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "setp.ne.b32 p, %2, 0;\n"
+      "@p cp.async.cg.shared.global [%0], [%1], 16;\n"
+      "}" ::"r"(shared),
+      "l"(__cvta_generic_to_global(from)), "r"(static_cast<int>(yes))
+      : "memory");
 }
 // The same, of 256 bytes that will all be read: L2 asks for them at once.
 __device__ __forceinline__ void copy16_of_row(uint32_t shared, const void* from, int count) {

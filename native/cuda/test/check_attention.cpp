@@ -363,6 +363,17 @@ void check_sizes(DType dtype) {
         k.right = right;
         check(k);
       }
+  // Rows of 256 elements and so many keys that two warps share the rows, with each option.
+  for (const int option : {0, 1, 2, 3, 4, 5, 6}) {
+    Case k{2, 200, 700, 2, 1, 256, 256, dtype};
+    if (option == 1) k.right = 0, k.nans = true;
+    if (option == 2) k.left = 600, k.right = 10, k.sinks = true;
+    if (option == 3) k.softcap = 5, k.splits = 3;
+    if (option == 4) k.packed = true, k.page = 48, k.ragged = true;
+    if (option == 5) k.d = 208, k.dv = 240, k.alibi = true;
+    if (option == 6) k.cached = k.turned = true, k.fresh = 200, k.right = 0;
+    check(k);
+  }
   check({2, 0, 5, 2, 1, 64, 64, dtype});
   check({2, 5, 0, 2, 1, 64, 64, dtype});
 }

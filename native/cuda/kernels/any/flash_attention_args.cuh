@@ -234,4 +234,11 @@ __device__ __forceinline__ void put_lse(const AttentionArgs& p, int64_t out_row,
   p.lse[(b * p.hq + head) * p.sq + token - b * p.sq] = lse;
 }
 
+// The same of a row of a task, whose place needs no division.
+__device__ __forceinline__ void put_lse(const AttentionArgs& p, const AttentionTask& t, int row, float lse) {
+  if (!p.lse) return;
+  const int query = static_cast<int>(p.by_group.quotient(row)), head = t.head * p.group + row - query * p.group;
+  p.lse[(t.q_b * p.hq + head) * p.sq + t.q_first + query] = lse;
+}
+
 }  // namespace seqmix::cuda

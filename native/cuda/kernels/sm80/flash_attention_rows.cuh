@@ -170,9 +170,9 @@ struct RunningSoftmax {
       }
   }
 
-  template <int KEYS, int OUT>
-  __device__ __forceinline__ void raise(const float (&s)[MT][KEYS][4], float (&out)[MT][OUT][4], float scale) {
-    float most[MT][2];
+  // Each row's largest score of this tile, times `scale`, as far as this lane sees; whether a row has to be moved.
+  template <int KEYS>
+  __device__ __forceinline__ bool rises(const float (&s)[MT][KEYS][4], float (&most)[MT][2], float scale) const {
     bool rise = false;
 #pragma unroll
     for (int m = 0; m < MT; m++)
@@ -184,7 +184,11 @@ struct RunningSoftmax {
         most[m][i] = x * scale;
         rise = rise || most[m][i] > top[m][i] + 8.0f;
       }
-    if (!__any_sync(kFullWarp, rise)) return;
+    return rise;
+  }
+  // Moves rows to a new top: the most of four lanes' `most` and the old one.
+  template <int OUT>
+  __device__ __forceinline__ void move(const float (&most)[MT][2], float (&out)[MT][OUT][4]) {
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -201,6 +205,11 @@ struct RunningSoftmax {
           out[m][n][2 * i + 1] *= left;
         }
       }
+  }
+  template <int KEYS, int OUT>
+  __device__ __forceinline__ void raise(const float (&s)[MT][KEYS][4], float (&out)[MT][OUT][4], float scale) {
+    float most[MT][2];
+    if (__any_sync(kFullWarp, rises(s, most, scale))) move(most, out);
   }
 
   // Weights of two neighbouring keys of row i of block m.
