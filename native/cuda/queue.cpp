@@ -27,7 +27,10 @@ Handles::Handles(int device) {
           "opening");
     *error_word = 0;
     check(device, cudaHostGetDevicePointer(reinterpret_cast<void**>(&error_word_device), error_word, 0), "opening");
+    check(device, cudaMalloc(reinterpret_cast<void**>(&handed), kHanded * sizeof *handed), "opening");
+    check(device, cudaMemsetAsync(handed, 0, kHanded * sizeof *handed, stream), "opening");
   } catch (...) {
+    if (handed) (void)cudaFree(handed);
     if (error_word) (void)cudaFreeHost(error_word);
     if (stream) (void)cudaStreamDestroy(stream);
     throw;
@@ -35,6 +38,7 @@ Handles::Handles(int device) {
 }
 
 Handles::~Handles() {
+  (void)cudaFree(handed);
   (void)cudaFreeHost(error_word);
   (void)cudaStreamDestroy(stream);
 }
@@ -210,8 +214,8 @@ void Queue::run_item(void* queue, void* problem) {
 
 void Queue::launch(const Problem& p, uint64_t* index_error, cuda::Pool* pool) {
   cuda::choose(device);
-  cuda::Context c{device, handles.stream, handles.multiprocessors, index_error, &scratch_, "",
-                  {},     pool,           handles.overlap};
+  cuda::Context c{device, handles.stream, handles.multiprocessors, index_error,   &scratch_, "",
+                  {},     pool,           handles.overlap,         handles.handed};
   last_op_ = name_of(p.op);
   // The work that uses it comes before whatever uses the memory next.
   const auto give_back = [&] {

@@ -22,6 +22,7 @@ struct Handles {
   cudaStream_t stream = nullptr;
   uint64_t* error_word = nullptr;  // pinned; kernels write it through error_word_device
   uint64_t* error_word_device = nullptr;
+  int* handed = nullptr;  // launch/launch.h: Context
   int multiprocessors = 0;
   bool overlap = false;  // launch/launch.h: Context
 

@@ -13,6 +13,8 @@
 
 namespace seqmix::cuda {
 
+constexpr int64_t kHanded = 2048;
+
 struct Context {
   int device;
   cudaStream_t stream;
@@ -24,6 +26,8 @@ struct Context {
   Pool* pool = nullptr;  // the graph's whose problem this is
   bool overlap = false;  // kernels may be set off while the one before runs: compute capability 9, for which the
                          // library has machine code that waits (what is compiled from PTX of 8.0 does not)
+
+  int* handed = nullptr;  // kHanded words of the stream's, 0: a launch that sets them leaves them 0; may be null
 
   // Device memory until the kernels set off by this launch have ended.
   template <class T>

@@ -17,4 +17,14 @@ __device__ __forceinline__ void store4(void* to, uint32_t a, uint32_t b, uint32_
                : "memory");
 }
 
+// A word by which a block tells others that what it, and those it has met, wrote before can be read.
+__device__ __forceinline__ void store_release(int* to, int value) {
+  asm volatile("st.release.gpu.global.s32 [%0], %1;" ::"l"(__cvta_generic_to_global(to)), "r"(value) : "memory");
+}
+__device__ __forceinline__ int load_acquire(const int* from) {
+  int r;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(r) : "l"(__cvta_generic_to_global(from)) : "memory");
+  return r;
+}
+
 }  // namespace seqmix::cuda::ptx

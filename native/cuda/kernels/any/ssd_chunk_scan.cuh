@@ -90,6 +90,8 @@ __global__ void __launch_bounds__(kSsdThreads, 2) ssd_plain(const __grid_constan
   const int64_t tiles = (p.P + kChannels - 1) / kChannels, tasks = p.batch * p.heads * tiles;
   const bool finishes = p.state + Shape::states >= p.N;
   ptx::wait_for_earlier_kernels();
+  if (blockIdx.x == 0 && p.handed)
+    for (int i = threadIdx.x; i < p.handed_count; i += kSsdThreads) p.handed[i] = 0;
   bool some = true;  // of the next 128 tasks, one a thread
   int64_t next = 0;
   for (int64_t task = blockIdx.x, count = 0; task < tasks; task += gridDim.x, count++) {

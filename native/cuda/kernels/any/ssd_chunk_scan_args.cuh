@@ -43,6 +43,8 @@ struct SsdArgs {
   float* sums;             // y of the states so far, laid out as out is, where they take several launches; else null
   int64_t flags_of_heads;  // flags that a set of heads has; 0: every head is to be done
   int heads_of_set;
+  int* handed;       // words of the chunked form's, to be left 0
+  int handed_count;  // of them
 };
 
 // dt as the recurrence takes it: bias, softplus, clamp. NaN stays.

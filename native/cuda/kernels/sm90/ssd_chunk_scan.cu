@@ -11,6 +11,9 @@
 // that ends within its line so begins at the line's beginning, and its state is handed to the next block, in float32,
 // which needs it last: sums are the same as if no line were cut. Where runs are shorter, a first kernel makes what each
 // piece that ends within its line adds to the state, and a second one turns that into the states after the pieces.
+// Where a run's chunks all fit the ring and a line has few runs, one kernel does: a block first makes what its run adds
+// to the state and hands that to the line's later blocks, each of which adds up what it needs; what came for that is
+// still there for the rest. Blocks wait for none but earlier ones. Such a launch is short, and gains most by that.
 //
 // A block is a warpgroup of consumers for each head, and a warp for each that prepares: it makes the chunk's numbers
 // from the step sizes, and the first of them has the copy engine bring the chunks of C, B and x into a ring of stages.
@@ -48,16 +51,21 @@ namespace seqmix::cuda {
 
 namespace {
 
-template <int N, int HEADS, bool STATES_ONLY>
+// What a kernel makes of its runs: all but the states that pieces begin with; the states that pieces add up to; or
+// both, of runs that the ring holds, so that what came for the states is still there for the rest.
+enum class Makes { all_but_states, states, both };
+
+template <int N, int HEADS, Makes MAKES>
 struct Plan {
+  static constexpr bool kStatesOnly = MAKES == Makes::states;
   static constexpr int kTiles = N / 64;  // of C, of B, of S
-  static constexpr int kStages = STATES_ONLY ? 4 : 3;
-  static constexpr int kB = STATES_ONLY ? 0 : kTiles * kTile;  // where B begins in a stage, and x
+  static constexpr int kStages = kStatesOnly ? 4 : 3;
+  static constexpr int kB = kStatesOnly ? 0 : kTiles * kTile;  // where B begins in a stage, and x
   static constexpr int kX = kB + kTiles * kTile;
   static constexpr int kStage = kX + HEADS * kTile;
   static constexpr int kStates = kStages * kStage;
-  static constexpr int kOut = kStates + (STATES_ONLY ? 0 : HEADS * kTiles * kTile);
-  static constexpr int kNumbers = kOut + (STATES_ONLY ? 0 : HEADS * kTile);
+  static constexpr int kOut = kStates + (kStatesOnly ? 0 : HEADS * kTiles * kTile);
+  static constexpr int kNumbers = kOut + (kStatesOnly ? 0 : HEADS * kTile);
   static constexpr int kChanges = kNumbers + kStages * HEADS * Numbers::count * 4;
   static constexpr int kSkips = kChanges + kStages * kChunk * 4;
   static constexpr int kBarriers = kSkips + HEADS * kChannels * 4;
@@ -109,11 +117,36 @@ struct SsdMaps {
   CUtensorMap x, B, C, out;
 };
 
-template <class T, int N, int HEADS, bool STATES_ONLY>
-__global__ void __launch_bounds__(Plan<N, HEADS, STATES_ONLY>::kThreads, 1)
+// What a chunk does to the state, set off: e^{a_Q} of what was there, or nothing of it, and its tokens' shares.
+template <class T, int N>
+__device__ __forceinline__ void take_in(float (&state)[N / 8][4], uint32_t (&shared)[4][4], float decay, bool changed,
+                                        uint32_t B) {
+#pragma unroll
+  for (int i = 0; i < N / 8; i++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) state[i][j] *= decay;
+  if (changed) {
+#pragma unroll
+    for (int i = 0; i < N / 8; i++)
+#pragma unroll
+      for (int j = 0; j < 4; j++) state[i][j] = 0;
+    __syncwarp();  // a branch, and not as many selects for all chunks
+  }
+  const uint64_t B_down = ptx::descriptor_down_128b(B, kTile);
+  ptx::hold(state);
+  ptx::hold(shared);
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < 4; k++) ptx::wgmma_down(state, shared[k], B_down + k * 128, T());
+  ptx::wgmma_commit();
+}
+
+template <class T, int N, int HEADS, Makes MAKES>
+__global__ void __launch_bounds__(Plan<N, HEADS, MAKES>::kThreads, 1)
     hopper_chunks(const __grid_constant__ SsdMaps maps, const __grid_constant__ SsdArgs p,
                   const __grid_constant__ SsdDeal deal) {
-  using L = Plan<N, HEADS, STATES_ONLY>;
+  using L = Plan<N, HEADS, MAKES>;
+  constexpr bool kStatesOnly = MAKES == Makes::states, kBoth = MAKES == Makes::both;
   constexpr bool kScaled = std::is_same_v<T, Half>;  // float16 has too small a range for products with small steps
   constexpr int kFirstMeeting = 1;
   extern __shared__ uint8_t memory[];
@@ -128,7 +161,7 @@ __global__ void __launch_bounds__(Plan<N, HEADS, STATES_ONLY>::kThreads, 1)
   const int begin = static_cast<int>(blockIdx.x) * deal.run, end = begin + min(deal.run, deal.all - begin);
   // The pieces of the run, last first. Of the first kernel's only the last, where it ends within its line.
   const auto each_piece = [&](auto work) {
-    if constexpr (STATES_ONLY) {
+    if constexpr (kStatesOnly) {
       const Piece piece = piece_before(p, deal, HEADS, begin, end);
       if (piece.end < deal.chunks) work(piece);
     } else {
@@ -143,8 +176,8 @@ __global__ void __launch_bounds__(Plan<N, HEADS, STATES_ONLY>::kThreads, 1)
   if (threadIdx.x == 0) {
     ptx::tensor_prefetch(maps.x);
     ptx::tensor_prefetch(maps.B);
-    if (!STATES_ONLY) ptx::tensor_prefetch(maps.C);
-    if (!STATES_ONLY) ptx::tensor_prefetch(maps.out);
+    if (!kStatesOnly) ptx::tensor_prefetch(maps.C);
+    if (!kStatesOnly) ptx::tensor_prefetch(maps.out);
     for (int i = 0; i < L::kStages; i++) {
       ptx::barrier_init(full + 8 * i, 1 + HEADS);
       ptx::barrier_init(empty + 8 * i, 4 * HEADS);
@@ -163,6 +196,7 @@ __global__ void __launch_bounds__(Plan<N, HEADS, STATES_ONLY>::kThreads, 1)
       const int h = h0 + min(own, heads - 1);
       prepare.begin(h);
       prepare.read(piece.b, h, piece.first);
+      prepare.ready();
       for (int c = piece.first; c < piece.end; c++, at.next()) {
         const uint32_t stage = base + at.stage * L::kStage, barrier = full + 8 * at.stage;
         float step[2];
@@ -174,7 +208,7 @@ __global__ void __launch_bounds__(Plan<N, HEADS, STATES_ONLY>::kThreads, 1)
           ptx::barrier_expect(barrier, static_cast<uint32_t>(L::kX + heads * kTile));
 #pragma unroll
           for (int i = 0; i < L::kTiles; i++) {
-            if (!STATES_ONLY)
+            if (!kStatesOnly)
               ptx::tensor_copy(stage + i * kTile, maps.C, barrier, i * 64, piece.group, c * kChunk, piece.b);
             ptx::tensor_copy(stage + L::kB + i * kTile, maps.B, barrier, i * 64, piece.group, c * kChunk, piece.b);
           }
@@ -194,213 +228,243 @@ __global__ void __launch_bounds__(Plan<N, HEADS, STATES_ONLY>::kThreads, 1)
     const int row0 = strip * 16 + g, row1 = row0 + 8;
     const uint32_t states = base + L::kStates + head * L::kTiles * kTile, staged = base + L::kOut + head * kTile;
     float* const skips = reinterpret_cast<float*>(start + L::kSkips) + head * kChannels;
+    const int64_t slot = int64_t{blockIdx.x} * HEADS + head;
+    const auto numbers_at = [&](int stage) { return all_numbers + (stage * HEADS + head) * Numbers::count; };
+    const auto part_of = [&](const Piece& piece) {
+      return Part{piece.b, piece.group * per_group + piece.set * HEADS + head, piece.tile * kChannels,
+                  static_cast<int>(min(int64_t{kChannels}, p.P - piece.tile * kChannels))};
+    };
+    // A set may have a head too many.
+    const auto is_there = [&](const Piece& piece) { return piece.set * HEADS + head < per_group; };
     Place<L::kStages> at;
-    each_piece([&](const Piece& piece) {
-      const int in_group = piece.set * HEADS + head;
-      if (in_group >= per_group) {  // a set may have a head too many
-        for (int c = piece.first; c < piece.end; c++, at.next()) {
+
+    if constexpr (MAKES != Makes::all_but_states) {
+      const Piece piece = piece_before(p, deal, HEADS, begin, end);
+      if (piece.end < deal.chunks && is_there(piece)) {
+        float state[N / 8][4];
+        if (kBoth && piece.first == 0) {
+          read_initial<N>(p, part_of(piece), state);
+        } else {
+#pragma unroll
+          for (int i = 0; i < N / 8; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) state[i][j] = 0;
+        }
+        float unit = 1;        // what float16's state is to be multiplied by
+        float left = 0;        // log2 of what the piece leaves of the state before it
+        bool forgets = false;  // or nothing, since the sequence changed
+        uint32_t shared[4][4], next[4][4] = {};
+        const auto share_out = [&](uint32_t (&to)[4][4]) {
+          wait(full + 8 * at.stage, at.parity);
+          share<T>(to, base + at.stage * L::kStage + L::kX + head * kTile, numbers_at(at.stage), strip);
+        };
+        share_out(shared);
+#pragma unroll 1
+        for (int c = piece.first; c < piece.end; c++) {
+          const int stage = at.stage;
+          const float* const numbers = numbers_at(stage);
+          const float total = numbers[Numbers::sums + kChunk - 1], unscale = kScaled ? numbers[Numbers::unscale] : 1.0f;
+          const bool changed = p.seq && all_changes[stage * kChunk + kChunk - 1];
+          const float decay = kScaled ? ptx::ex2(total) * __fdividef(unit, unscale) : ptx::ex2(total);
+          take_in<T, N>(state, shared, decay, changed, base + stage * L::kStage + L::kB);
+          at.next();
+          if (c + 1 < piece.end) share_out(next);
+          ptx::wgmma_wait<0>();
+          ptx::hold(shared);
+          ptx::hold(state);
+#pragma unroll
+          for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) shared[i][j] = next[i][j];
+          if (kScaled) unit = unscale;
+          left += total;
+          forgets = forgets || changed;
+          if (!kBoth && lane == 0) ptx::barrier_arrive(empty + 8 * stage);
+        }
+        at = Place<L::kStages>();
+        if (kScaled)
+#pragma unroll
+          for (int i = 0; i < N / 8; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) state[i][j] *= unit;
+        const float decay = forgets ? 0.0f : ptx::ex2(left);
+        if (kBoth) {
+          hand_on<N>(deal, slot, state, decay);
+        } else {
+          write_state<N>(deal.states + slot * N * kChannels, state);
+          if (thread == 0) deal.decays[slot] = forgets ? -1.0f : decay;
+        }
+      } else if (kStatesOnly) {
+        for (int c = piece.first; c < piece.end && piece.end < deal.chunks; c++, at.next()) {
           wait(full + 8 * at.stage, at.parity);
           if (lane == 0) ptx::barrier_arrive(empty + 8 * at.stage);
         }
-        return;
       }
-      const Part part{piece.b, piece.group * per_group + in_group, piece.tile * kChannels,
-                      static_cast<int>(min(int64_t{kChannels}, p.P - piece.tile * kChannels))};
-      const int64_t slot = int64_t{blockIdx.x} * HEADS + head;
+    }
 
-      float state[N / 8][4];
-      float unit = 1;  // what float16's state is to be multiplied by
-      if (STATES_ONLY) {
-#pragma unroll
-        for (int c = 0; c < N / 8; c++)
-#pragma unroll
-          for (int i = 0; i < 4; i++) state[c][i] = 0;
-      } else if (piece.first > 0) {
-        if (deal.handed) {
-          if (thread == 0) {
-            const long long since = clock64();
-            while (*static_cast<volatile int*>(deal.handed + slot - HEADS) == 0)
-              if (clock64() - since > kStuck) __trap();
-            __threadfence();
+    if constexpr (!kStatesOnly)
+      each_piece([&](const Piece& piece) {
+        if (!is_there(piece)) {
+          for (int c = piece.first; c < piece.end; c++, at.next()) {
+            wait(full + 8 * at.stage, at.parity);
+            if (lane == 0) ptx::barrier_arrive(empty + 8 * at.stage);
           }
-          ptx::meet(kFirstMeeting + head, 128);
+          return;
         }
-        read_state<N>(deal.states + (slot - HEADS) * N * kChannels, state);
-      } else {
-        read_initial<N>(p, part, state);
-      }
-      if (!STATES_ONLY && p.D.data && thread < kChannels)
-        skips[thread] = thread < part.channels
-                            ? float_at(p.D.data, p.D.dtype, part.h * p.D.stride + (part.p0 + thread) * p.D_p)
-                            : 0.0f;
-      // The state in T for the product with C.
-      const auto publish = [&] {
+        const Part part = part_of(piece);
+        float state[N / 8][4];
+        if (p.D.data && thread < kChannels)
+          skips[thread] = thread < part.channels
+                              ? float_at(p.D.data, p.D.dtype, part.h * p.D.stride + (part.p0 + thread) * p.D_p)
+                              : 0.0f;
+        float unit = 1;
+        if (piece.first == 0) {
+          read_initial<N>(p, part, state);
+        } else if (kBoth) {
+          read_before<N>(deal, HEADS, head, piece.line * deal.chunks / deal.run, state);
+          // Not sooner: what comes next takes turns with blocks that others wait for.
+          ptx::let_next_kernel_begin();
+        } else {
+          if (deal.handed) handed_on(deal, slot - HEADS);
+          read_state<N>(deal.states + (slot - HEADS) * N * kChannels, state);
+        }
+        // The state in T for the product with C.
+        const auto publish = [&] {
 #pragma unroll
-        for (int c = 0; c < N / 8; c += 2) {
-          const auto two = [&](int i, int j) {
-            return kScaled ? pack<T>(state[i][j] * unit, state[i][j + 1] * unit)
-                           : pack<T>(state[i][j], state[i][j + 1]);
-          };
-          ptx::store_matrices(states + place_of(strip * 16 + lane % 16, c + lane / 16), two(c, 0), two(c, 2),
-                              two(c + 1, 0), two(c + 1, 2));
-        }
-      };
-      if (!STATES_ONLY) {
+          for (int c = 0; c < N / 8; c += 2) {
+            const auto two = [&](int i, int j) {
+              return kScaled ? pack<T>(state[i][j] * unit, state[i][j + 1] * unit)
+                             : pack<T>(state[i][j], state[i][j + 1]);
+            };
+            ptx::store_matrices(states + place_of(strip * 16 + lane % 16, c + lane / 16), two(c, 0), two(c, 2),
+                                two(c + 1, 0), two(c + 1, 2));
+          }
+        };
         publish();
         ptx::shared_written();
         ptx::meet(kFirstMeeting + head, 128);
-      }
 
-      float left = 0;         // log2 of what the piece leaves of the state before it
-      bool forgets = false;   // or nothing, since the sequence changed
-      uint32_t lost[2] = {};  // pairs of T, NaN once an output of this thread's is not finite
+        uint32_t lost[2] = {};  // pairs of T, NaN once an output of this thread's is not finite
 #pragma unroll 1
-      for (int c = piece.first; c < piece.end; c++, at.next()) {
-        const uint32_t stage = base + at.stage * L::kStage, x = stage + L::kX + head * kTile;
-        const float* const numbers = all_numbers + (at.stage * HEADS + head) * Numbers::count;
-        const int* const changes = all_changes + at.stage * kChunk;
-        wait(full + 8 * at.stage, at.parity);
-        uint32_t weights[4][4], shared[4][4];
-        const uint64_t C_tile = ptx::descriptor_128b(stage), B_tile = ptx::descriptor_128b(stage + L::kB);
-        const auto depth = [](int k) { return static_cast<uint64_t>(k / 4 * (kTile / 16) + k % 4 * 2); };
-        float m[8][4], y[8][4];
-        if (!STATES_ONLY) {
+        for (int c = piece.first; c < piece.end; c++, at.next()) {
+          const uint32_t stage = base + at.stage * L::kStage, x = stage + L::kX + head * kTile;
+          const float* const numbers = numbers_at(at.stage);
+          const int* const changes = all_changes + at.stage * kChunk;
+          wait(full + 8 * at.stage, at.parity);
+          uint32_t weights[4][4], shared[4][4];
+          const uint64_t C_tile = ptx::descriptor_128b(stage), B_tile = ptx::descriptor_128b(stage + L::kB);
+          const auto depth = [](int k) { return static_cast<uint64_t>(k / 4 * (kTile / 16) + k % 4 * 2); };
+          float m[8][4], y[8][4];
           ptx::wgmma_fence();
           ptx::wgmma_from_zero(m, C_tile, B_tile, T());
 #pragma unroll
           for (int k = 1; k < N / 16; k++) ptx::wgmma(m, C_tile + depth(k), B_tile + depth(k), T());
           ptx::wgmma_commit();
-        }
-        if (!STATES_ONLY) {
-          float e[4][4];
-          decays<0>(e, numbers, changes, p.seq, strip);
-          ptx::wgmma_wait<0>();
-          ptx::hold(m);
-          weigh<T, 0>(weights, m, e);
-          decays<1>(e, numbers, changes, p.seq, strip);
-          weigh<T, 1>(weights, m, e);
-          const uint64_t S_tile = ptx::descriptor_128b(states);
-          ptx::wgmma_fence();
-          ptx::wgmma_from_zero(y, C_tile, S_tile, T());
+          {
+            float e[4][4];
+            decays<0>(e, numbers, changes, p.seq, strip);
+            ptx::wgmma_wait<0>();
+            ptx::hold(m);
+            weigh<T, 0>(weights, m, e);
+            decays<1>(e, numbers, changes, p.seq, strip);
+            weigh<T, 1>(weights, m, e);
+            const uint64_t S_tile = ptx::descriptor_128b(states);
+            ptx::wgmma_fence();
+            ptx::wgmma_from_zero(y, C_tile, S_tile, T());
 #pragma unroll
-          for (int k = 1; k < N / 16; k++) ptx::wgmma(y, C_tile + depth(k), S_tile + depth(k), T());
-          ptx::wgmma_commit();
-        }
-        const float total = numbers[Numbers::sums + kChunk - 1], unscale = kScaled ? numbers[Numbers::unscale] : 1.0f;
-        const int changes_in_all = p.seq ? changes[kChunk - 1] : 0;
-        const float decay = kScaled ? ptx::ex2(total) * __fdividef(unit, unscale) : ptx::ex2(total);
-#pragma unroll
-        for (int i = 0; i < N / 8; i++)
-#pragma unroll
-          for (int j = 0; j < 4; j++) state[i][j] *= decay;
-        if (changes_in_all) {
-#pragma unroll
-          for (int i = 0; i < N / 8; i++)
-#pragma unroll
-            for (int j = 0; j < 4; j++) state[i][j] = 0;
-          __syncwarp();  // a branch, and not as many selects for all chunks
-        }
-        share<T>(shared, x, numbers, strip);
-        const uint64_t B_down = ptx::descriptor_down_128b(stage + L::kB, kTile);
-        ptx::hold(state);
-        ptx::hold(shared);
-        ptx::wgmma_fence();
-#pragma unroll
-        for (int k = 0; k < 4; k++) ptx::wgmma_down(state, shared[k], B_down + k * 128, T());
-        ptx::wgmma_commit();
+            for (int k = 1; k < N / 16; k++) ptx::wgmma(y, C_tile + depth(k), S_tile + depth(k), T());
+            ptx::wgmma_commit();
+          }
+          const float total = numbers[Numbers::sums + kChunk - 1], unscale = kScaled ? numbers[Numbers::unscale] : 1.0f;
+          const int changes_in_all = p.seq ? changes[kChunk - 1] : 0;
+          const float decay = kScaled ? ptx::ex2(total) * __fdividef(unit, unscale) : ptx::ex2(total);
+          share<T>(shared, x, numbers, strip);
+          take_in<T, N>(state, shared, decay, changes_in_all, stage + L::kB);
 
-        if (!STATES_ONLY) {
-          const float carry0 = numbers[Numbers::carries + row0], carry1 = numbers[Numbers::carries + row1];
-          ptx::wgmma_wait<1>();
-          ptx::hold(y);
-#pragma unroll
-          for (int i = 0; i < 8; i++) {
-            y[i][0] *= carry0;
-            y[i][1] *= carry0;
-            y[i][2] *= carry1;
-            y[i][3] *= carry1;
-          }
-          if (changes_in_all) {
-            const int changes0 = changes[row0], changes1 = changes[row1];
+          {
+            const float carry0 = numbers[Numbers::carries + row0], carry1 = numbers[Numbers::carries + row1];
+            ptx::wgmma_wait<1>();
+            ptx::hold(y);
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-              if (changes0) y[i][0] = y[i][1] = 0;
-              if (changes1) y[i][2] = y[i][3] = 0;
+              y[i][0] *= carry0;
+              y[i][1] *= carry0;
+              y[i][2] *= carry1;
+              y[i][3] *= carry1;
             }
-            __syncwarp();
-          }
-          const uint64_t x_tile = ptx::descriptor_down_128b(x, kTile);
-          ptx::hold(y);
-          ptx::hold(weights);
-          ptx::wgmma_fence();
+            if (changes_in_all) {
+              const int changes0 = changes[row0], changes1 = changes[row1];
 #pragma unroll
-          for (int k = 0; k < 4; k++) ptx::wgmma_down(y, weights[k], x_tile + k * 128, T());
-          ptx::wgmma_commit();
-          if (thread == 0) ptx::stores_read();
-          ptx::meet(kFirstMeeting + head, 128);  // C·S is done in all warps, and y of the chunk before is out
-          ptx::wgmma_wait<1>();
-          ptx::hold(shared);
-          ptx::hold(state);
-          if (kScaled) unit = unscale;
-          publish();
-          uint32_t own[4][4];
-          if (p.D.data)
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-              ptx::load_matrices(own[i], x + place_of(strip * 16 + lane % 16, 2 * i + lane / 16));
-          ptx::wgmma_wait<0>();
-          ptx::hold(weights);
-          ptx::hold(y);
-          if (kScaled)
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-#pragma unroll
-              for (int j = 0; j < 4; j++) y[i][j] *= unscale;
-          if (p.D.data)
-#pragma unroll
-            for (int i = 0; i < 8; i++) {
-              const float2 skip = *reinterpret_cast<const float2*>(skips + i * 8 + 2 * q);
-#pragma unroll
-              for (int j = 0; j < 2; j++) {
-                const float2 v = unpack<T>(own[i / 2][i % 2 * 2 + j]);
-                y[i][2 * j] = fmaf(v.x, skip.x, y[i][2 * j]);
-                y[i][2 * j + 1] = fmaf(v.y, skip.y, y[i][2 * j + 1]);
+              for (int i = 0; i < 8; i++) {
+                if (changes0) y[i][0] = y[i][1] = 0;
+                if (changes1) y[i][2] = y[i][3] = 0;
               }
+              __syncwarp();
             }
-          if (p.z.data)
+            const uint64_t x_tile = ptx::descriptor_down_128b(x, kTile);
+            ptx::hold(y);
+            ptx::hold(weights);
+            ptx::wgmma_fence();
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-              const int64_t t = int64_t{c} * kChunk + (i ? row1 : row0);
-              if (t >= p.L) continue;
-              const T* const z =
-                  static_cast<const T*>(p.z.data) + part.b * p.z.b + t * p.z.t + part.h * p.z.outer + part.p0 + 2 * q;
+            for (int k = 0; k < 4; k++) ptx::wgmma_down(y, weights[k], x_tile + k * 128, T());
+            ptx::wgmma_commit();
+            if (thread == 0) ptx::stores_read();
+            ptx::meet(kFirstMeeting + head, 128);  // C·S is done in all warps, and y of the chunk before is out
+            ptx::wgmma_wait<1>();
+            ptx::hold(shared);
+            ptx::hold(state);
+            if (kScaled) unit = unscale;
+            publish();
+            uint32_t own[4][4];
+            if (p.D.data)
 #pragma unroll
-              for (int j = 0; j < 8; j++) {
-                if (2 * q + j * 8 >= part.channels) continue;
-                const float2 gate = unpack<T>(*reinterpret_cast<const uint32_t*>(z + j * 8));
-                y[j][2 * i] *= fast_silu(gate.x);
-                y[j][2 * i + 1] *= fast_silu(gate.y);
+              for (int i = 0; i < 4; i++)
+                ptx::load_matrices(own[i], x + place_of(strip * 16 + lane % 16, 2 * i + lane / 16));
+            ptx::wgmma_wait<0>();
+            ptx::hold(weights);
+            ptx::hold(y);
+            if (kScaled)
+#pragma unroll
+              for (int i = 0; i < 8; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) y[i][j] *= unscale;
+            if (p.D.data)
+#pragma unroll
+              for (int i = 0; i < 8; i++) {
+                const float2 skip = *reinterpret_cast<const float2*>(skips + i * 8 + 2 * q);
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                  const float2 v = unpack<T>(own[i / 2][i % 2 * 2 + j]);
+                  y[i][2 * j] = fmaf(v.x, skip.x, y[i][2 * j]);
+                  y[i][2 * j + 1] = fmaf(v.y, skip.y, y[i][2 * j + 1]);
+                }
               }
+            if (p.z.data)
+#pragma unroll
+              for (int i = 0; i < 2; i++) {
+                const int64_t t = int64_t{c} * kChunk + (i ? row1 : row0);
+                if (t >= p.L) continue;
+                const T* const z =
+                    static_cast<const T*>(p.z.data) + part.b * p.z.b + t * p.z.t + part.h * p.z.outer + part.p0 + 2 * q;
+#pragma unroll
+                for (int j = 0; j < 8; j++) {
+                  if (2 * q + j * 8 >= part.channels) continue;
+                  const float2 gate = unpack<T>(*reinterpret_cast<const uint32_t*>(z + j * 8));
+                  y[j][2 * i] *= fast_silu(gate.x);
+                  y[j][2 * i + 1] *= fast_silu(gate.y);
+                }
+              }
+#pragma unroll
+            for (int i = 0; i < 8; i += 2) {
+              const uint32_t out[4] = {pack<T>(y[i][0], y[i][1]), pack<T>(y[i][2], y[i][3]),
+                                       pack<T>(y[i + 1][0], y[i + 1][1]), pack<T>(y[i + 1][2], y[i + 1][3])};
+#pragma unroll
+              for (int j = 0; j < 4; j++) lost[j % 2] = lose<T>(out[j], lost[j % 2]);
+              ptx::store_matrices(staged + place_of(strip * 16 + lane % 16, i + lane / 16), out[0], out[1], out[2],
+                                  out[3]);
             }
-#pragma unroll
-          for (int i = 0; i < 8; i += 2) {
-            const uint32_t out[4] = {pack<T>(y[i][0], y[i][1]), pack<T>(y[i][2], y[i][3]),
-                                     pack<T>(y[i + 1][0], y[i + 1][1]), pack<T>(y[i + 1][2], y[i + 1][3])};
-#pragma unroll
-            for (int j = 0; j < 4; j++) lost[j % 2] = lose<T>(out[j], lost[j % 2]);
-            ptx::store_matrices(staged + place_of(strip * 16 + lane % 16, i + lane / 16), out[0], out[1], out[2],
-                                out[3]);
           }
-        } else {
-          ptx::wgmma_wait<0>();
-          ptx::hold(shared);
-          ptx::hold(state);
-          if (kScaled) unit = unscale;
-          left += total;
-          forgets = forgets || changes_in_all;
-        }
-        if (lane == 0) ptx::barrier_arrive(empty + 8 * at.stage);
-        if (!STATES_ONLY) {
+          if (lane == 0) ptx::barrier_arrive(empty + 8 * at.stage);
           ptx::shared_written();
           ptx::meet(kFirstMeeting + head, 128);
           if (thread == 0) {
@@ -408,44 +472,31 @@ __global__ void __launch_bounds__(Plan<N, HEADS, STATES_ONLY>::kThreads, 1)
             ptx::stores_commit();
           }
         }
-      }
 
-      if (kScaled)
+        if (kScaled)
+#pragma unroll
+          for (int i = 0; i < N / 8; i++)
+#pragma unroll
+            for (int j = 0; j < 4; j++) state[i][j] *= unit;
+        if (!kBoth && piece.end < deal.chunks && deal.handed) hand_on<N>(deal, slot, state, 0);
+        if (piece.end == deal.chunks && p.final) write_final<N>(p, part, state);
+        float gone = 0;
 #pragma unroll
         for (int i = 0; i < N / 8; i++)
 #pragma unroll
-          for (int j = 0; j < 4; j++) state[i][j] *= unit;
-      if (STATES_ONLY || (piece.end < deal.chunks && deal.handed)) {
-        write_state<N>(deal.states + slot * N * kChannels, state);
-        if (STATES_ONLY) {
-          if (thread == 0) deal.decays[slot] = forgets ? -1.0f : ptx::ex2(left);
-          return;
-        }
-        __threadfence();
-        ptx::meet(kFirstMeeting + head, 128);
+          for (int j = 0; j < 4; j++) gone = fmaf(state[i][j], 0.0f, gone);
+        const bool bad =
+            ptx::meet_any(kFirstMeeting + head, 128, !(gone == 0) || ((lost[0] | lost[1]) & 0x7fff7fffu) != 0);
         if (thread == 0) {
-          __threadfence();
-          *static_cast<volatile int*>(deal.handed + slot) = 1;
+          const int tiles = static_cast<int>((p.P + kChannels - 1) / kChannels);
+          int* const flags = p.flags + ((int64_t{part.b} * p.heads + part.h) * tiles + piece.tile) * deal.parts;
+          const int own = static_cast<int>(blockIdx.x) - piece.line * deal.chunks / deal.run;
+          flags[own] = bad;
+          if (piece.end == deal.chunks)
+            for (int i = own + 1; i < deal.parts; i++) flags[i] = 0;
         }
-      }
-      if (piece.end == deal.chunks && p.final) write_final<N>(p, part, state);
-      float gone = 0;
-#pragma unroll
-      for (int i = 0; i < N / 8; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++) gone = fmaf(state[i][j], 0.0f, gone);
-      const bool bad =
-          ptx::meet_any(kFirstMeeting + head, 128, !(gone == 0) || ((lost[0] | lost[1]) & 0x7fff7fffu) != 0);
-      if (thread == 0) {
-        const int tiles = static_cast<int>((p.P + kChannels - 1) / kChannels);
-        int* const flags = p.flags + ((int64_t{part.b} * p.heads + part.h) * tiles + piece.tile) * deal.parts;
-        const int own = static_cast<int>(blockIdx.x) - piece.line * deal.chunks / deal.run;
-        flags[own] = bad;
-        if (piece.end == deal.chunks)
-          for (int i = own + 1; i < deal.parts; i++) flags[i] = 0;
-      }
-    });
-    if (!STATES_ONLY && thread == 0) ptx::stores_read();
+      });
+    if (!kStatesOnly && thread == 0) ptx::stores_read();
   }
 }
 
@@ -461,20 +512,25 @@ struct Step {
 using Fold = void (*)(SsdArgs, SsdDeal);
 struct Choice {
   int states, heads;
-  Step chunks, states_only;
+  Step chunks, states_only, both;
+  int at_once;  // chunks of a run that `both` takes
   Fold fold;
 };
 
-template <int N, int HEADS, bool STATES_ONLY>
+template <int N, int HEADS, Makes MAKES>
 constexpr Step step() {
-  using L = Plan<N, HEADS, STATES_ONLY>;
-  return {L::kThreads,
-          L::kBytes,
-          {hopper_chunks<Half, N, HEADS, STATES_ONLY>, hopper_chunks<Brain, N, HEADS, STATES_ONLY>}};
+  using L = Plan<N, HEADS, MAKES>;
+  return {L::kThreads, L::kBytes, {hopper_chunks<Half, N, HEADS, MAKES>, hopper_chunks<Brain, N, HEADS, MAKES>}};
 }
 template <int N, int HEADS>
 constexpr Choice choice() {
-  return {N, HEADS, step<N, HEADS, false>(), step<N, HEADS, true>(), fold_pieces<N, HEADS>};
+  return {N,
+          HEADS,
+          step<N, HEADS, Makes::all_but_states>(),
+          step<N, HEADS, Makes::states>(),
+          step<N, HEADS, Makes::both>(),
+          Plan<N, HEADS, Makes::both>::kStages,
+          fold_pieces<N, HEADS>};
 }
 constexpr Choice kChoices[] = {choice<64, 2>(), choice<128, 2>()};
 
@@ -542,11 +598,12 @@ bool launch_hopper_chunks(Context& c, SsdArgs& args) {
 
   const Choice* k = kChoices;
   while (k->states < a.N) k++;
+  if (!c.handed || c.multiprocessors * k->heads * 4 > kHanded) return false;
   const int64_t chunks = ceil_div(a.L, kChunk), tiles = ceil_div(a.P, kChannels);
   const int64_t lines = a.batch * groups * ceil_div(a.per_group, k->heads) * tiles;
   if (lines > kMost / chunks) return false;
   const int of = a.dtype == DType::bfloat16;
-  for (const Step& step : {k->chunks, k->states_only})
+  for (const Step& step : {k->chunks, k->states_only, k->both})
     if (cudaFuncSetAttribute(step.kernel[of], cudaFuncAttributeMaxDynamicSharedMemorySize, step.bytes) != cudaSuccess)
       return false;
 
@@ -554,25 +611,31 @@ bool launch_hopper_chunks(Context& c, SsdArgs& args) {
   deal.chunks = static_cast<int>(chunks);
   deal.all = static_cast<int>(lines * chunks);
   deal.run = static_cast<int>(ceil_div(deal.all, c.multiprocessors));
+  // Where the multiprocessors suffice, no run goes on into the next line: the last of a line has chunks of no tokens.
+  const int64_t longer = ceil_div(chunks, deal.run) * deal.run;
+  if (deal.run < chunks && lines * longer / deal.run <= c.multiprocessors) {
+    deal.chunks = static_cast<int>(longer);
+    deal.all = static_cast<int>(lines * longer);
+  }
   const int64_t blocks = ceil_div(deal.all, deal.run);
-  deal.parts = static_cast<int>((chunks + deal.run - 2) / deal.run + 1);
+  deal.parts = (deal.chunks + deal.run - 2) / deal.run + 1;
   a.flags_of_heads = tiles * deal.parts;
   a.heads_of_set = 1;
   a.flags = c.scratch<int>(a.batch * a.heads * a.flags_of_heads);
   c.kernel = "cuda.sm90.ssd_chunk_scan.chunked";
-  if (deal.run % chunks != 0) {  // lines are cut
-    deal.states = c.scratch<float>(blocks * k->heads * k->states * kChannels);
-    if (deal.run > chunks) {
-      deal.handed = c.scratch<int>(blocks * k->heads);
-      (void)cudaMemsetAsync(deal.handed, 0, static_cast<size_t>(blocks * k->heads) * sizeof(int), c.stream);
-    } else {
-      deal.decays = c.scratch<float>(blocks * k->heads);
-      set_off_sharing(c, k->states_only.kernel[of], blocks, k->states_only.threads, k->states_only.bytes, maps, a,
-                      deal);
-      set_off_sharing(c, k->fold, lines * k->heads * (k->states / 8), 128, 0, a, deal);
-    }
+  const bool cut = deal.run % deal.chunks != 0;  // lines are
+  const bool at_once = cut && deal.run <= k->at_once && deal.parts <= kMostBefore;
+  if (cut) deal.states = c.scratch<float>(blocks * k->heads * k->states * kChannels);
+  if (at_once || deal.run > deal.chunks) {
+    a.handed = deal.handed = c.handed;
+    a.handed_count = static_cast<int>(blocks * k->heads * 4);
+  } else if (cut) {
+    deal.decays = c.scratch<float>(blocks * k->heads);
+    set_off_sharing(c, k->states_only.kernel[of], blocks, k->states_only.threads, k->states_only.bytes, maps, a, deal);
+    set_off_sharing(c, k->fold, lines * k->heads * (k->states / 8), 128, 0, a, deal);
   }
-  set_off_sharing(c, k->chunks.kernel[of], blocks, k->chunks.threads, k->chunks.bytes, maps, a, deal);
+  const Step& step = at_once ? k->both : k->chunks;
+  set_off_sharing(c, step.kernel[of], blocks, step.threads, step.bytes, maps, a, deal);
   args = a;
   return true;
 }

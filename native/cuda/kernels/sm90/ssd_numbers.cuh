@@ -67,14 +67,21 @@ struct Preparer {
   const SsdArgs& p;
   const int lane;
   const bool first_head;
+  Raw<1> raw_rate = {}, raw_bias = {};
   float rate = 0, bias = 0;
   Raw<1> next[2] = {};
   bool there[2] = {};
   int changed[2] = {};
 
   __device__ __forceinline__ void begin(int h) {
-    rate = p.A.at(h) * kLog2E;
-    bias = p.dt_bias.data ? p.dt_bias.at(h) : 0.0f;
+    raw_rate = load_raw<1>(p.A.data, p.A.dtype, h * p.A.stride);
+    if (p.dt_bias.data) raw_bias = load_raw<1>(p.dt_bias.data, p.dt_bias.dtype, h * p.dt_bias.stride);
+  }
+
+  // Once what `begin` and `read` read is under way.
+  __device__ __forceinline__ void ready() {
+    rate = widen(raw_rate, p.A.dtype).v[0] * kLog2E;
+    bias = p.dt_bias.data ? widen(raw_bias, p.dt_bias.dtype).v[0] : 0.0f;
   }
 
   // Step sizes as they lie in memory: under way while the chunk before is prepared.

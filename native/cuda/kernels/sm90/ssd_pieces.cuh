@@ -2,6 +2,8 @@
 // leave.
 #pragma once
 #include "cuda/kernels/any/ssd_chunk_scan_args.cuh"
+#include "cuda/kernels/sm90/pipeline.cuh"
+#include "cuda/ptx/memory.cuh"
 
 namespace seqmix::cuda {
 
@@ -15,7 +17,7 @@ struct SsdDeal {
   int parts;      // pieces a line may have, as flags count them
   float* states;  // (block, head, N · 64): of the piece that ends within its line
   float* decays;  // (block, head): what such a piece leaves of the state before it, negative for nothing
-  int* handed;    // (block, head): that `states` is there, all of the state; null where a first kernel makes them
+  int* handed;    // (block, head, warp): that `states` is there, 0 before; null where a first kernel makes them
 };
 
 struct Piece {
@@ -91,6 +93,81 @@ __device__ __forceinline__ void read_state(const float* from, float (&state)[N /
   for (int c = 0; c < N / 8; c++) {
     const float4 v = __ldcg(reinterpret_cast<const float4*>(from) + c * 128 + threadIdx.x % 128);
     state[c][0] = v.x, state[c][1] = v.y, state[c][2] = v.z, state[c][3] = v.w;
+  }
+}
+
+// A warp hands on its part of a state, which the same warp of another block will read, with what the run leaves of the
+// state before it, in a word that is never 0.
+template <int N>
+__device__ __forceinline__ void hand_on(const SsdDeal& deal, int64_t slot, const float (&state)[N / 8][4],
+                                        float decay) {
+  write_state<N>(deal.states + slot * N * kChannels, state);
+  __syncwarp();
+  if (threadIdx.x % 32 == 0)
+    ptx::store_release(deal.handed + slot * 4 + threadIdx.x % 128 / 32, (__float_as_int(decay) & 0x7fffffff) + 1);
+}
+// Waits until it is there. Blocks wait for none but those before them, which began before them.
+__device__ __forceinline__ float handed_on(const SsdDeal& deal, int64_t slot) {
+  const int* const at = deal.handed + slot * 4 + threadIdx.x % 128 / 32;
+  int word = ptx::load_acquire(at);
+  const long long since = clock64();
+  while (word == 0) {
+    word = ptx::load_acquire(at);
+    if (clock64() - since > kStuck) __trap();
+  }
+  return __int_as_float(word - 1);
+}
+
+constexpr int kMostBefore = 32;  // runs that a run looks back to, and so lanes
+
+// The state before a run that begins within its line: what the line's runs before it, from block `first` on, add to
+// the state, each times what those between leave of it. A run whose share is nothing is not read, nor any before it.
+template <int N>
+__device__ __forceinline__ void read_before(const SsdDeal& deal, int heads, int head, int first,
+                                            float (&state)[N / 8][4]) {
+  constexpr int kHalf = N / 16, kAtOnce = 4;
+  const int lane = threadIdx.x % 32, before = static_cast<int>(blockIdx.x) - first;
+  float product = 0;  // of the decays of the runs that are at most this lane's number + 1 before
+  if (lane < before) product = handed_on(deal, (int64_t{blockIdx.x} - 1 - lane) * heads + head);
+  __syncwarp();
+#pragma unroll
+  for (int i = 1; i < 32; i <<= 1) {
+    const float other = __shfl_up_sync(0xffffffffu, product, i);
+    if (lane >= i) product *= other;
+  }
+  float weight = __shfl_up_sync(0xffffffffu, product, 1);
+  if (lane == 0) weight = 1;
+  const int count = __ffs(static_cast<int>(__ballot_sync(0xffffffffu, lane >= before || weight == 0))) - 1;
+#pragma unroll
+  for (int c = 0; c < N / 8; c++)
+#pragma unroll
+    for (int i = 0; i < 4; i++) state[c][i] = 0;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+#pragma unroll 1
+    for (int k0 = 0; k0 < count; k0 += kAtOnce) {
+      float4 v[kAtOnce][kHalf];
+#pragma unroll
+      for (int k = 0; k < kAtOnce; k++) {
+        const int64_t slot = (int64_t{blockIdx.x} - 1 - min(k0 + k, count - 1)) * heads + head;
+        const float4* const from = reinterpret_cast<const float4*>(deal.states + slot * N * kChannels);
+#pragma unroll
+        for (int c = 0; c < kHalf; c++) v[k][c] = __ldcg(from + (half * kHalf + c) * 128 + threadIdx.x % 128);
+      }
+#pragma unroll
+      for (int k = 0; k < kAtOnce; k++) {
+        const float by = __shfl_sync(0xffffffffu, weight, (k0 + k) & 31);
+        if (k0 + k >= count) break;
+#pragma unroll
+        for (int c = 0; c < kHalf; c++) {
+          float (&to)[4] = state[half * kHalf + c];
+          to[0] = fmaf(by, v[k][c].x, to[0]);
+          to[1] = fmaf(by, v[k][c].y, to[1]);
+          to[2] = fmaf(by, v[k][c].z, to[2]);
+          to[3] = fmaf(by, v[k][c].w, to[3]);
+        }
+      }
+    }
   }
 }
 
