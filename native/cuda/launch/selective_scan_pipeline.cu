@@ -83,7 +83,7 @@ bool launch_scan_pipeline(Context& c, ScanArgs a, DType dtype) {
     return false;
   c.kernel = "cuda.any.selective_scan.pipeline";
   const unsigned grid = static_cast<unsigned>(blocks_of(*best, a));
-  best->kernel[of]<<<grid, best->threads, static_cast<size_t>(bytes), c.stream>>>(a);
+  set_off_with(c, best->kernel[of], dim3(grid), static_cast<unsigned>(best->threads), static_cast<size_t>(bytes), a);
   return true;
 }
 

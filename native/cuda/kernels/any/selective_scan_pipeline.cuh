@@ -29,6 +29,7 @@
 #include "cuda/kernels/any/selective_scan_args.cuh"
 #include "cuda/kernels/any/vector.cuh"
 #include "cuda/ptx/barrier.cuh"
+#include "cuda/ptx/grid.cuh"
 
 namespace seqmix::cuda {
 
@@ -558,6 +559,7 @@ __device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X
       lay_down(stage, tile);
       arrive_full<Shape>(stage);
       ask(tile + 1);  // past the end none of it is there
+      if (tile + 1 == block.tiles) ptx::let_next_kernel_begin();
     }
     stage = stage + 1 == Shape::stages ? 0 : stage + 1;
   }
@@ -568,6 +570,8 @@ __global__ void __launch_bounds__(Shape::threads, Shape::blocks)
     selective_scan_pipeline(const __grid_constant__ ScanArgs p) {
   extern __shared__ __align__(16) float shared[];
   const PipelineBlock<X, Shape> block(p, shared);
+  ptx::look_at_arguments(p);
+  ptx::wait_for_earlier_kernels();
   for (int i = threadIdx.x; i < Shape::channels; i += Shape::threads) {
     block.D[i] = p.D.data && i < block.channels ? p.D.at(block.c0 + i) : 0.0f;
     block.bias[i] = p.bias.data && i < block.channels ? p.bias.at(block.c0 + i) : 0.0f;
