@@ -177,21 +177,20 @@ SEQMIX_VERB void attn_prefetch_query(const FlashAttention& p, const AttnSequence
     __builtin_prefetch(pointer<const char>(p.q) + at * size + line);
 }
 
-// 2^t for t <= 0, 0 below 2^-127 (whose exponent is that of 0, and where power() is 0); NaN stays. N vectors side by
-// side, as with exp_normal.
+// 2^t for t <= 0, 0 below 2^-126; NaN stays. N vectors side by side, as with exp_normal.
 template <int N>
 SEQMIX_VERB void attn_weights(vf* t) {
   vf rounded[N], f[N];
 #pragma GCC unroll 8
   for (int i = 0; i < N; i++) {
-    const vf x = max(set1(-127.0f), t[i]);
+    const vf x = max(set1(-126.0f), t[i]);
     rounded[i] = x + set1(kLarge);
     f[i] = x - (rounded[i] - set1(kLarge));
   }
 #pragma GCC unroll 8
   for (int i = 0; i < N; i++) f[i] = fma(growth(f[i]), f[i], set1(1.0f));
 #pragma GCC unroll 8
-  for (int i = 0; i < N; i++) t[i] = f[i] * power(rounded[i]);
+  for (int i = 0; i < N; i++) t[i] = select(less(t[i], set1(-126.0f)), set1(0.0f), f[i] * power(rounded[i]));
 }
 SEQMIX_VERB vf attn_weight(vf t) {
   attn_weights<1>(&t);
