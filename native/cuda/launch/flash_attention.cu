@@ -44,8 +44,8 @@ constexpr void (*kAppend[2][kFloatDtypes])(AppendArgs) = {
     {flash_attention_append<float, int8_t>, flash_attention_append<Half, int8_t>,
      flash_attention_append<Brain, int8_t>}};
 
-constexpr int64_t kFewRowsMost = 32;  // of a sequence and KV head: then each takes its keys for itself
-constexpr int64_t kManyKeys = 512;
+constexpr int64_t kFewRowsMost = 32;               // of a sequence and KV head: then each takes its keys for itself
+constexpr int64_t kManyKeys = 512;                 // of a tile, in the mean: then two warps may share rows
 constexpr int64_t kCacheBytes = int64_t{8} << 20;  // of keys and values that stay in L2 while their tiles are done
 constexpr int64_t kLeastTogether = 16;
 
@@ -300,7 +300,7 @@ void launch_flash_attention(Context& c, const Problem& problem) {
     if (pieces && launch(c, p, a, *k, kernel, 1)) return;
     c.kernel = "cuda.any.flash_attention.plain";
   }
-  const Plain& plain = longest * a.group <= kFewRowsMost ? kFewRows : kManyRows;
+  const Plain& plain = few ? kFewRows : kManyRows;
   if (!launch(c, p, a, plain.shape, plain.kernel[p.k_scale.present][dtype_index(a.dtype)],
               static_cast<unsigned>(ceil_div(a.dv, kPlainColumns))))
     throw Error(Code::unsupported,

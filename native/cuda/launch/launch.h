@@ -13,7 +13,7 @@
 
 namespace seqmix::cuda {
 
-constexpr int64_t kHanded = 2048;
+constexpr int64_t kHanded = 2048;  // Context::handed
 
 struct Context {
   int device;
@@ -23,10 +23,9 @@ struct Context {
   Allocator* memory;
   const char* kernel = "";  // set by the launcher: cuda.any.selective_scan
   std::vector<std::pair<void*, int64_t>> scratch_blocks;
-  Pool* pool = nullptr;  // the graph's whose problem this is
-  bool overlap = false;  // kernels may be set off while the one before runs: compute capability 9, for which the
-                         // library has machine code that waits (what is compiled from PTX of 8.0 does not)
-
+  Pool* pool = nullptr;   // the graph's whose problem this is
+  bool overlap = false;   // kernels may be set off while the one before runs: compute capability 9, for which the
+                          // library has machine code that waits (what is compiled from PTX of 8.0 does not)
   int* handed = nullptr;  // kHanded words of the stream's, 0: a launch that sets them leaves them 0; may be null
 
   // Device memory until the kernels set off by this launch have ended.

@@ -1,19 +1,16 @@
 // Barriers by number, among some of a block's warps. One instruction, one function.
 #pragma once
+#include <cstdint>
 
 namespace seqmix::cuda::ptx {
 
 // Each barrier opens when `threads` threads have come to it, a whole warp at a time, and is then ready for the next
 // round. What a thread wrote before it came is seen by those that waited.
-__device__ __forceinline__ void barrier_wait(int barrier, int threads) {
+__device__ __forceinline__ void meet(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
-// Comes without waiting.
-__device__ __forceinline__ void barrier_arrive(int barrier, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
 // The same, and whether any of them says yes.
-__device__ __forceinline__ bool barrier_any(int barrier, int threads, bool yes) {
+__device__ __forceinline__ bool meet_any(int barrier, int threads, bool yes) {
   uint32_t any;
   asm volatile(
       "{\n"
@@ -26,6 +23,10 @@ __device__ __forceinline__ bool barrier_any(int barrier, int threads, bool yes) 
       : "r"(barrier), "r"(threads), "r"(static_cast<uint32_t>(yes))
       : "memory");
   return any != 0;
+}
+// Comes without waiting.
+__device__ __forceinline__ void arrive(int barrier, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 }  // namespace seqmix::cuda::ptx

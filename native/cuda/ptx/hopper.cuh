@@ -91,32 +91,6 @@ __device__ __forceinline__ void store_matrices(uint32_t shared, uint32_t a, uint
                : "memory");
 }
 
-// `threads` threads of the block meet at barrier `id`.
-__device__ __forceinline__ void meet(int id, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
-// The same, and whether any of them says yes.
-__device__ __forceinline__ bool meet_any(int id, int threads, bool yes) {
-  uint32_t any;
-  asm volatile(
-      "{\n"
-      ".reg .pred p, q;\n"
-      "setp.ne.u32 p, %3, 0;\n"
-      "bar.red.or.pred q, %1, %2, p;\n"
-      "selp.u32 %0, 1, 0, q;\n"
-      "}"
-      : "=r"(any)
-      : "r"(id), "r"(threads), "r"(static_cast<uint32_t>(yes))
-      : "memory");
-  return any != 0;
-}
-
-// Arrives without waiting for the others.
-__device__ __forceinline__ void arrive(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
-
 // The cluster's blocks meet: what each wrote to its shared memory before is seen by the others.
 __device__ __forceinline__ void cluster_meet() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");

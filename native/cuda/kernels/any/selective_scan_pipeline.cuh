@@ -145,19 +145,19 @@ struct PipelineBlock {
 // The barriers of a stage.
 template <class Shape>
 __device__ __forceinline__ void wait_full(int stage) {
-  ptx::barrier_wait(1 + stage, Shape::threads);
+  ptx::meet(1 + stage, Shape::threads);
 }
 template <class Shape>
 __device__ __forceinline__ void arrive_full(int stage) {
-  ptx::barrier_arrive(1 + stage, Shape::threads);
+  ptx::arrive(1 + stage, Shape::threads);
 }
 template <class Shape>
 __device__ __forceinline__ void wait_walked(int stage) {
-  ptx::barrier_wait(1 + Shape::stages + stage, Shape::threads);
+  ptx::meet(1 + Shape::stages + stage, Shape::threads);
 }
 template <class Shape>
 __device__ __forceinline__ void arrive_walked(int stage) {
-  ptx::barrier_arrive(1 + Shape::stages + stage, Shape::threads);
+  ptx::arrive(1 + Shape::stages + stage, Shape::threads);
 }
 
 // Sums y[N] over the S lanes of a channel, 32/S apart; the first N/S elements become this lane's: of each pair of
@@ -211,7 +211,7 @@ __device__ __forceinline__ void consume(const ScanArgs& p, const PipelineBlock<X
     if (in && p.initial)
       h[r] = float_at(p.initial, p.initial_dtype, block.b * p.initial_b + c * p.initial_d + state * p.initial_n);
   }
-  ptx::barrier_wait(0, Shape::threads);
+  ptx::meet(0, Shape::threads);
 
   int stage = 0;
   for (int tile = 0; tile < block.tiles; tile++) {
@@ -548,7 +548,7 @@ __device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X
   };
 
   ask(0);
-  ptx::barrier_wait(0, Shape::threads);
+  ptx::meet(0, Shape::threads);
   int stage = 0;
   for (int tile = 0; tile < block.tiles + Shape::stages; tile++) {
     if (tile >= Shape::stages && tile - Shape::stages < block.tiles) {
@@ -559,6 +559,7 @@ __device__ __forceinline__ void produce(const ScanArgs& p, const PipelineBlock<X
       lay_down(stage, tile);
       arrive_full<Shape>(stage);
       ask(tile + 1);  // past the end none of it is there
+      // No sooner: what comes next would take turns with this for most of its time.
       if (tile + 1 == block.tiles) ptx::let_next_kernel_begin();
     }
     stage = stage + 1 == Shape::stages ? 0 : stage + 1;

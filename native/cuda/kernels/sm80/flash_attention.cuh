@@ -99,7 +99,6 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
   const uint32_t queries = ptx::shared_address(memory), tiles = queries + Shape::kQueryBytes;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
-  ptx::wait_for_earlier_kernels();
   find_block<Shape::kRows, KEYS, D>(p, block);
   ptx::let_next_kernel_begin();
   const AttentionTask& t = block.task;
@@ -113,7 +112,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
     for (int m = 0; m < MT; m++)
 #pragma unroll
       for (int i = 0; i < 2; i++) of_rows[warp][2 * m + i][lane] = mine[m][i];
-    ptx::barrier_wait(1 + warp / SHARE, 32 * SHARE);
+    ptx::meet(1 + warp / SHARE, 32 * SHARE);
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -275,7 +274,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
       } else {
         float most[MT][2], others[MT][2];
         // Both warps move their rows, or none.
-        if (ptx::barrier_any(1 + warp / SHARE, 32 * SHARE, softmax.rises(s, most, scale))) {
+        if (ptx::meet_any(1 + warp / SHARE, 32 * SHARE, softmax.rises(s, most, scale))) {
           exchange(most, others);
 #pragma unroll
           for (int m = 0; m < MT; m++)
@@ -320,7 +319,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
           if (i + kValuesAhead < kLoads) load_v(i + kValuesAhead);
           if (SHARE == 2 && i < kPieces) copy_piece(by_piece, (offset ^ Shape::kTileBytes) + kValues, v_row, p.v, i);
           if (SHARE == 2 && n == kOut / 4 && step + 1 >= kSteps && step + 1 < SHARE * kSteps) {
-            if (step + 1 == kSteps) ptx::barrier_wait(1 + warp / SHARE, 32 * SHARE);
+            if (step + 1 == kSteps) ptx::meet(1 + warp / SHARE, 32 * SHARE);
             const uint32_t theirs = weight_at + (part == 0 ? Shape::kWeightBytes : -Shape::kWeightBytes);
 #pragma unroll
             for (int m = 0; m < MT; m++)

@@ -26,6 +26,7 @@
 #include "cuda/kernels/any/linear_args.cuh"
 #include "cuda/kernels/sm90/pipeline.cuh"
 #include "cuda/kernels/sm90/tensor_map.h"
+#include "cuda/ptx/barrier.cuh"
 #include "cuda/ptx/hopper.cuh"
 #include "cuda/ptx/tensor.cuh"
 #include "cuda/ptx/wgmma.cuh"

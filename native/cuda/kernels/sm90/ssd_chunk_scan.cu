@@ -43,6 +43,8 @@
 #include "cuda/kernels/sm90/pipeline.cuh"
 #include "cuda/kernels/sm90/ssd_numbers.cuh"
 #include "cuda/kernels/sm90/ssd_pieces.cuh"
+#include "cuda/kernels/sm90/tensor_map.h"
+#include "cuda/ptx/barrier.cuh"
 #include "cuda/ptx/grid.cuh"
 #include "cuda/ptx/tensor.cuh"
 #include "cuda/ptx/wgmma_registers.cuh"
@@ -73,45 +75,6 @@ struct Plan {
   static constexpr int kThreads = (128 + 32) * HEADS;
   static_assert(kBytes <= 227 * 1024);
 };
-
-// Turns what each piece adds to the state into the state after it, piece by piece: 128 threads do N / 8 · 4 elements of
-// one head of a line each.
-template <int N, int HEADS>
-__global__ void __launch_bounds__(128)
-    fold_pieces(const __grid_constant__ SsdArgs p, const __grid_constant__ SsdDeal deal) {
-  constexpr int kAtOnce = 8;
-  ptx::wait_for_earlier_kernels();
-  const int c = static_cast<int>(blockIdx.x) % (N / 8), rest = static_cast<int>(blockIdx.x) / (N / 8);
-  const int head = rest % HEADS, line = rest / HEADS, from = line * deal.chunks;
-  const int first = from / deal.run, last = (from + deal.chunks - 1) / deal.run;  // the block that ends the line
-  const Piece piece = piece_before(p, deal, HEADS, from, from + deal.chunks);
-  const int in_group = piece.set * HEADS + head, per_group = static_cast<int>(p.per_group);
-  if (in_group >= per_group || first == last) return;
-  const Part part{piece.b, piece.group * per_group + in_group, piece.tile * kChannels,
-                  static_cast<int>(min(int64_t{kChannels}, p.P - piece.tile * kChannels))};
-  float state[4];
-  read_initial(p, part, c, state);
-  float4* const at = reinterpret_cast<float4*>(deal.states) + c * 128 + threadIdx.x;
-  for (int i0 = first; i0 < last; i0 += kAtOnce) {
-    float4 added[kAtOnce];
-    float decay[kAtOnce];
-#pragma unroll
-    for (int i = 0; i < kAtOnce; i++) {
-      if (i0 + i >= last) break;
-      const int64_t slot = int64_t{i0 + i} * HEADS + head;
-      added[i] = at[slot * (N * kChannels / 4)];
-      decay[i] = deal.decays[slot];
-    }
-#pragma unroll
-    for (int i = 0; i < kAtOnce; i++) {
-      if (i0 + i >= last) break;
-      const float v[4] = {added[i].x, added[i].y, added[i].z, added[i].w};
-#pragma unroll
-      for (int j = 0; j < 4; j++) state[j] = decay[i] < 0 ? v[j] : fmaf(state[j], decay[i], v[j]);
-      at[(int64_t{i0 + i} * HEADS + head) * (N * kChannels / 4)] = {state[0], state[1], state[2], state[3]};
-    }
-  }
-}
 
 struct SsdMaps {
   CUtensorMap x, B, C, out;
@@ -534,19 +497,6 @@ constexpr Choice choice() {
 }
 constexpr Choice kChoices[] = {choice<64, 2>(), choice<128, 2>()};
 
-using Encode = decltype(&cuTensorMapEncodeTiled);
-
-Encode encoder() {
-  static const Encode encode = [] {
-    void* found = nullptr;
-    cudaDriverEntryPointQueryResult result = cudaDriverEntryPointSymbolNotFound;
-    const cudaError_t error =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
-    return error == cudaSuccess && result == cudaDriverEntryPointSuccess ? reinterpret_cast<Encode>(found) : nullptr;
-  }();
-  return encode;
-}
-
 // Boxes of 64 tokens by 64 elements.
 bool describe(CUtensorMap& map, DType dtype, const SsdTensor& x, int64_t inner, int64_t outer, int64_t L, int64_t b) {
   const cuuint64_t shape[] = {static_cast<cuuint64_t>(inner), static_cast<cuuint64_t>(outer),
@@ -559,25 +509,10 @@ bool describe(CUtensorMap& map, DType dtype, const SsdTensor& x, int64_t inner, 
   for (const cuuint64_t s : strides)
     if (s % 16 != 0 || s >= cuuint64_t{1} << 40) return false;
   const cuuint32_t boxes[] = {64, 1, kChunk, 1}, steps[] = {1, 1, 1, 1};
-  return encoder()(&map, dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                   4, x.data, shape, strides, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
-}
-
-template <class... P, class... A>
-void set_off_sharing(const Context& c, void (*kernel)(P...), int64_t blocks, int threads, int bytes,
-                     const A&... arguments) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<size_t>(bytes);
-  config.stream = c.stream;
-  config.attrs = &attribute;
-  config.numAttrs = c.overlap ? 1 : 0;
-  (void)cudaLaunchKernelEx(&config, kernel, P(arguments)...);  // the caller asks
+  return tensor_map_encoder()(
+             &map, dtype == DType::float16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 4,
+             x.data, shape, strides, boxes, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 }  // namespace
@@ -586,7 +521,7 @@ bool launch_hopper_chunks(Context& c, SsdArgs& args) {
   SsdArgs a = args;
   constexpr int64_t kMost = INT32_MAX - 255;
   const int64_t groups = a.heads / a.per_group;
-  if (a.N > 128 || !a.pairs || !encoder() || std::max({a.L, a.batch, a.heads, a.P}) > kMost) return false;
+  if (a.N > 128 || !a.pairs || !tensor_map_encoder() || std::max({a.L, a.batch, a.heads, a.P}) > kMost) return false;
   for (const SsdTensor& operand : {a.x, a.B, a.C, a.out})
     if (!operand.pieces) return false;
   SsdMaps maps;
@@ -626,16 +561,19 @@ bool launch_hopper_chunks(Context& c, SsdArgs& args) {
   const bool cut = deal.run % deal.chunks != 0;  // lines are
   const bool at_once = cut && deal.run <= k->at_once && deal.parts <= kMostBefore;
   if (cut) deal.states = c.scratch<float>(blocks * k->heads * k->states * kChannels);
+  const auto chunks_of = [&](const Step& step) {
+    set_off_with(c, step.kernel[of], dim3(static_cast<unsigned>(blocks)), static_cast<unsigned>(step.threads),
+                 static_cast<size_t>(step.bytes), maps, a, deal);
+  };
   if (at_once || deal.run > deal.chunks) {
     a.handed = deal.handed = c.handed;
     a.handed_count = static_cast<int>(blocks * k->heads * 4);
   } else if (cut) {
     deal.decays = c.scratch<float>(blocks * k->heads);
-    set_off_sharing(c, k->states_only.kernel[of], blocks, k->states_only.threads, k->states_only.bytes, maps, a, deal);
-    set_off_sharing(c, k->fold, lines * k->heads * (k->states / 8), 128, 0, a, deal);
+    chunks_of(k->states_only);
+    set_off(c, k->fold, dim3(static_cast<unsigned>(lines * k->heads * (k->states / 8))), 128, a, deal);
   }
-  const Step& step = at_once ? k->both : k->chunks;
-  set_off_sharing(c, step.kernel[of], blocks, step.threads, step.bytes, maps, a, deal);
+  chunks_of(at_once ? k->both : k->chunks);
   args = a;
   return true;
 }

@@ -3,6 +3,7 @@
 #pragma once
 #include "cuda/kernels/any/ssd_chunk_scan_args.cuh"
 #include "cuda/kernels/sm90/pipeline.cuh"
+#include "cuda/ptx/grid.cuh"
 #include "cuda/ptx/memory.cuh"
 
 namespace seqmix::cuda {
@@ -167,6 +168,45 @@ __device__ __forceinline__ void read_before(const SsdDeal& deal, int heads, int 
           to[3] = fmaf(by, v[k][c].w, to[3]);
         }
       }
+    }
+  }
+}
+
+// Turns what each piece adds to the state into the state after it, piece by piece: 128 threads do N / 8 · 4 elements of
+// one head of a line each.
+template <int N, int HEADS>
+__global__ void __launch_bounds__(128)
+    fold_pieces(const __grid_constant__ SsdArgs p, const __grid_constant__ SsdDeal deal) {
+  constexpr int kAtOnce = 8;
+  ptx::wait_for_earlier_kernels();
+  const int c = static_cast<int>(blockIdx.x) % (N / 8), rest = static_cast<int>(blockIdx.x) / (N / 8);
+  const int head = rest % HEADS, line = rest / HEADS, from = line * deal.chunks;
+  const int first = from / deal.run, last = (from + deal.chunks - 1) / deal.run;  // the block that ends the line
+  const Piece piece = piece_before(p, deal, HEADS, from, from + deal.chunks);
+  const int in_group = piece.set * HEADS + head, per_group = static_cast<int>(p.per_group);
+  if (in_group >= per_group || first == last) return;
+  const Part part{piece.b, piece.group * per_group + in_group, piece.tile * kChannels,
+                  static_cast<int>(min(int64_t{kChannels}, p.P - piece.tile * kChannels))};
+  float state[4];
+  read_initial(p, part, c, state);
+  float4* const at = reinterpret_cast<float4*>(deal.states) + c * 128 + threadIdx.x;
+  for (int i0 = first; i0 < last; i0 += kAtOnce) {
+    float4 added[kAtOnce];
+    float decay[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++) {
+      if (i0 + i >= last) break;
+      const int64_t slot = int64_t{i0 + i} * HEADS + head;
+      added[i] = at[slot * (N * kChannels / 4)];
+      decay[i] = deal.decays[slot];
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; i++) {
+      if (i0 + i >= last) break;
+      const float v[4] = {added[i].x, added[i].y, added[i].z, added[i].w};
+#pragma unroll
+      for (int j = 0; j < 4; j++) state[j] = decay[i] < 0 ? v[j] : fmaf(state[j], decay[i], v[j]);
+      at[(int64_t{i0 + i} * HEADS + head) * (N * kChannels / 4)] = {state[0], state[1], state[2], state[3]};
     }
   }
 }
