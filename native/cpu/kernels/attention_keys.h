@@ -169,28 +169,36 @@ inline void attn_load_query(const FlashAttention& p, const AttnScores& scores, c
   for (int64_t c = 0; c < d; c += W) store(to + c, load(to + c) * set1(scores.factor));
 }
 
-// Asks for a query that will be loaded soon: it may lie pages from the one before.
+// Asks for what will be read soon: rows lie apart, by pages even, which no processor foresees.
+SEQMIX_VERB void attn_prefetch(const void* row, int64_t bytes) {
+  for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(row) + line);
+}
 SEQMIX_VERB void attn_prefetch_query(const FlashAttention& p, const AttnSequence& s, int64_t i, int64_t h) {
   const int64_t at = s.q_row * p.q.stride[0] + (s.q0 + i) * p.q.stride[1] + h * p.q.stride[2];
   const int64_t size = size_of(p.q.dtype);
-  for (int64_t line = 0; line < p.q.shape[3] * size; line += 64)
-    __builtin_prefetch(pointer<const char>(p.q) + at * size + line);
+  attn_prefetch(pointer<const char>(p.q) + at * size, p.q.shape[3] * size);
 }
 
-// 2^t for t <= 0, 0 below 2^-126; NaN stays. N vectors side by side, as with exp_normal.
+// 2^t for t <= 0, 0 below 2^-127 (whose exponent is that of 0, and where power() is 0); NaN stays. In two halves of
+// equal length, for loops in which one key's second half runs beside the next one's first: `rounded` is t in the steps
+// that power() takes, f the rest.
+SEQMIX_VERB void attn_weight_begin(vf t, vf& rounded, vf& f) {
+  const vf x = max(set1(-127.0f), t);
+  rounded = x + set1(kLarge);
+  f = x - (rounded - set1(kLarge));
+}
+SEQMIX_VERB vf attn_weight_end(vf rounded, vf f) { return fma(growth(f), f, set1(1.0f)) * power(rounded); }
+
+// N vectors side by side, as with exp_normal.
 template <int N>
 SEQMIX_VERB void attn_weights(vf* t) {
   vf rounded[N], f[N];
 #pragma GCC unroll 8
-  for (int i = 0; i < N; i++) {
-    const vf x = max(set1(-126.0f), t[i]);
-    rounded[i] = x + set1(kLarge);
-    f[i] = x - (rounded[i] - set1(kLarge));
-  }
+  for (int i = 0; i < N; i++) attn_weight_begin(t[i], rounded[i], f[i]);
 #pragma GCC unroll 8
   for (int i = 0; i < N; i++) f[i] = fma(growth(f[i]), f[i], set1(1.0f));
 #pragma GCC unroll 8
-  for (int i = 0; i < N; i++) t[i] = select(less(t[i], set1(-126.0f)), set1(0.0f), f[i] * power(rounded[i]));
+  for (int i = 0; i < N; i++) t[i] = f[i] * power(rounded[i]);
 }
 SEQMIX_VERB vf attn_weight(vf t) {
   attn_weights<1>(&t);

@@ -1,63 +1,53 @@
 // flashAttention where many queries share a KV head (prefill): two products and an exponential for each tile of
 // scores, which is never more than a tile (Dao, FlashAttention-2, 2023).
 //
-// A KV head's queries, query by query and within one head by head of its group, are cut into items of some hundred
-// rows, and those into panels of up to kAttnTall. An item takes the keys in blocks of at most kAttnBlock, counted from
-// key 0, which are packed in float32: keys as strips (d, kStrip keys), values as strips (keys, kStrip of dv). A block
-// is packed once for all queries of its KV head, before the items begin, or by the one item that there is (or by each
-// item, where a sequence is so long that all packed blocks would take more than kAttnShared). Then, panel by panel:
-// scores = panel · keys by gemm.h's tile, into rows of kAttnPitch; the mask; weights in place; sums of the panel +=
-// weights · values. A block and the panels' sums stay in L2 (128 to 256 KB and some 200 KB), scores and a strip in L1.
-// Strips that no query of a panel sees are left out, so that a causal mask costs half.
+// A KV head's queries, query by query and within one head by head of its group, are rows; an item takes some hundred of
+// them, in panels of up to two vectors, one row a lane. Everything lies with the rows side by side: queries as (d,
+// rows), scores as (keys, rows), sums as (dv, rows), so that what a row's softmax needs (its highest score, the sum of
+// its weights) is a lane's own, and a mask is a comparison. Both products are one tile: vectors of rows times numbers
+// of keys or values, kAttnTall of them to a vector of rows loaded. Keys and values are packed for that in float32, in
+// blocks of at most kAttnBlock keys, counted from key 0: keys in groups of kAttnTall as (d, kAttnTall), values in
+// strips of columns as (keys, columns). A block is packed once for all queries of its KV head, before the items begin,
+// or by the one item that there is (or by each item, where a sequence is so long that all packed blocks would take more
+// than kAttnShared). Then, panel by panel: scores, and on their way out the highest of them; the mask; weights, woven
+// into the products with the first columns of values, whose operations leave the processor room for the exponential's;
+// the other columns. A panel's scores stay in L1, through which keys and values pass from L2, as do queries and sums.
+// Groups of keys that no row of a panel sees are left out, so that a causal mask costs half.
 //
 // A row's bits depend on its own query, keys and blocks only: not on the rows beside it, nor on how items are cut. Few
 // rows with many keys are cut along the keys too (attention_keys.h).
-// Floor: 2 (d + dv) operations for each pair of query and key that is seen. The exponential is ten operations a lane
-// more, a tenth of the time at d = 64 where it stands alone; with AVX-512 it is woven into the product with the values.
+// Floor: 2 (d + dv) operations for each pair of query and key that is seen. The exponential is some fourteen operations
+// a lane more, which take a twelfth of the time at d = 64 where they stand alone, and half of that woven in.
 
-constexpr int64_t kAttnBlock = 256;                // most keys of a block
-constexpr int64_t kAttnPitch = kAttnBlock + 16;    // so far apart are rows of scores: not in the same sets of L1
-constexpr int64_t kAttnRows = 448;                 // rows of an item
-constexpr int kAttnTall = W == 16 ? 12 : 6;        // rows of a panel
-constexpr bool kAttnWoven = W == 16;               // there are registers for it
-constexpr int64_t kAttnShared = int64_t{1} << 28;  // bytes of packed blocks that items share, at most
+constexpr int kAttnTall = W == 16 ? 12 : 6;          // keys, or columns of values, of a tile
+constexpr int kAttnFirst = 4;                        // columns into whose products the exponential is woven
+constexpr int64_t kAttnLanes = 2 * W;                // rows of a panel
+constexpr int64_t kAttnBlock = W == 16 ? 192 : 240;  // most keys of a block: their scores fit L1
+constexpr int64_t kAttnRows = 448;                   // rows of an item
+constexpr int64_t kAttnAhead = 16;                   // keys from one that is packed to those that are asked for
+constexpr int64_t kAttnShared = int64_t{1} << 28;    // bytes of packed blocks that items share, at most
 
-// Keys of a block: less for large heads, so that it stays in L2.
+// Keys of a block, in whole groups and pages: less for large heads, so that it stays in L2.
 SEQMIX_VERB int64_t attn_block(const FlashAttention& p) {
   const int64_t both = p.q.shape[3] + p.v.shape[3];
-  return both <= 256 ? kAttnBlock : both <= 512 ? kAttnBlock / 2 : kAttnBlock / 4;
+  return both <= 256 ? kAttnBlock : both <= 512 ? 96 : 48;
 }
 
-// Softmax over rows of scores, on their way to weights.
-struct AttnRows {
-  float* scores;                         // rows of kAttnPitch
-  alignas(64) float sums[kAttnTall][W];  // of weights, lane by lane
-  float from[kAttnTall];                 // what a weight is relative to: the highest score, or 0 where there is none
-  float shrink[kAttnTall];               // of what was summed up before
-};
-
-// Two vectors of a row from scores to weights, relative to `high`, which also join `sum`.
-SEQMIX_VERB void attn_weigh(float* row, float high, float* sum) {
-  const vf from = set1(high);
-  vf w[2] = {load(row) - from, load(row + W) - from};
-  attn_weights<2>(w);
-  store(row, w[0]);
-  store(row + W, w[1]);
-  store(sum, load(sum) + (w[0] + w[1]));
-}
-
-// acc += the weights of R rows of key k by V vectors of its values.
+// acc += numbers[r] · rows, for R numbers and V vectors of rows.
 template <int R, int V>
-SEQMIX_VERB void attn_multiply(vf (&acc)[R][V], const float* weights, const float* values) {
-  vf b[V];
-#pragma GCC unroll 2
-  for (int v = 0; v < V; v++) b[v] = load(values + v * W);
+SEQMIX_VERB void attn_multiply(vf (&acc)[R][V], const float* numbers, const vf (&rows)[V]) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++) {
-    const vf w = set1(weights[r * kAttnPitch]);
+    const vf x = set1(numbers[r]);
 #pragma GCC unroll 2
-    for (int v = 0; v < V; v++) acc[r][v] = fma(w, b[v], acc[r][v]);
+    for (int v = 0; v < V; v++) acc[r][v] = fma(x, rows[v], acc[r][v]);
   }
+}
+
+template <int V>
+SEQMIX_VERB void attn_load(vf (&rows)[V], const float* from) {
+#pragma GCC unroll 2
+  for (int v = 0; v < V; v++) rows[v] = load(from + v * W);
 }
 
 template <int R, int V>
@@ -68,79 +58,155 @@ SEQMIX_VERB void attn_clear(vf (&acc)[R][V]) {
     for (int v = 0; v < V; v++) acc[r][v] = set1(0);
 }
 
+// acc = rows (n, V vectors) · numbers (n, R).
 template <int R, int V>
-SEQMIX_VERB void attn_add(const vf (&acc)[R][V], const float* shrink, bool first, float* sums, int64_t stride) {
+SEQMIX_VERB void attn_product(vf (&acc)[R][V], const float* rows, const float* numbers, int64_t n) {
+  vf b[V];
+  attn_load(b, rows);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++) {
+    const vf x = set1(numbers[r]);
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) acc[r][v] = x * b[v];
+  }
+#pragma GCC unroll 4
+  for (int64_t k = 1; k < n; k++) {
+    attn_load(b, rows + k * V * W);
+    attn_multiply(acc, numbers + k * R, b);
+  }
+}
+
+// Of rows of `Across` vectors.
+template <int Across, int R, int V>
+SEQMIX_VERB void attn_add(const vf (&acc)[R][V], const float* shrink, bool first, float* sums) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
     for (int v = 0; v < V; v++) {
-      float* const to = sums + r * stride + v * W;
-      store(to, first ? acc[r][v] : fma(load(to), set1(shrink[r]), acc[r][v]));
+      float* const to = sums + (r * Across + v) * W;
+      store(to, first ? acc[r][v] : fma(load(to), load(shrink + v * W), acc[r][v]));
     }
 }
 
-// sums = sums · shrink + weights · values, for R rows, V vectors of values and the keys [a, b).
-template <int R, int V>
-static void attn_values_tile(const float* weights, const float* values, int64_t a, int64_t b, const float* shrink,
-                             bool first, float* sums, int64_t stride) {
-  vf acc[R][V];
-  attn_clear(acc);
-  for (int64_t k = a; k < b; k++) attn_multiply(acc, weights + k, values + k * V * W);
-  attn_add(acc, shrink, first, sums, stride);
-}
-
-// The same for a strip of two vectors while scores still become weights: those of the next kStrip keys between the
-// products with these. Their chains of dependent operations pass where products leave the processor room.
-template <int R>
-static void attn_woven_tile(AttnRows& rows, const float* values, int64_t a, int64_t b, bool first, float* sums,
-                            int64_t stride) {
-  constexpr int kTurn = 8;  // keys at a time
-  float* const scores = rows.scores;
-  const auto weigh = [scores, from = rows.from, lanes = rows.sums](int r, int64_t k)
-                         __attribute__((always_inline)) { attn_weigh(scores + r * kAttnPitch + k, from[r], lanes[r]); };
-  vf acc[R][2];
-  attn_clear(acc);
-  for (int r = 0; r < R; r++) weigh(r, a / kStrip * kStrip);
-  for (int64_t at = a / kStrip * kStrip; at < b; at += kStrip) {
-    const bool more = at + kStrip < b;
-    if (at < a || !more) {
-      for (int64_t k = most(a, at); k < least(b, at + kStrip); k++) attn_multiply(acc, scores + k, values + k * kStrip);
-      for (int r = 0; r < R && more; r++) weigh(r, at + kStrip);
-      continue;
-    }
-    for (int turn = 0; turn < kStrip / kTurn; turn++) {
-      const int64_t k = at + turn * kTurn;
-#pragma GCC unroll 8
-      for (int i = 0; i < kTurn; i++) {
-        attn_multiply(acc, scores + k + i, values + (k + i) * kStrip);
-        const int r = turn * 3 + i / 3;
-        if (i % 3 == 1 && r < R) weigh(r, at + kStrip);
+// The scores of V vectors of rows with some groups of keys; `highs` rise to the highest.
+template <int V>
+static void attn_scores_tiles(const float* queries, const float* keys, int64_t d, int64_t groups, float* scores,
+                              float* highs) {
+  for (int64_t g = 0; g < groups; g++) {
+    vf acc[kAttnTall][V];
+    attn_product(acc, queries, keys + g * d * kAttnTall, d);
+    vf high[V];
+    attn_load(high, highs);
+#pragma GCC unroll 16
+    for (int r = 0; r < kAttnTall; r++)
+#pragma GCC unroll 2
+      for (int v = 0; v < V; v++) {
+        store(scores + (r * V + v) * W, acc[r][v]);
+        high[v] = max(acc[r][v], high[v]);
       }
+#pragma GCC unroll 2
+    for (int v = 0; v < V; v++) store(highs + v * W, high[v]);
+    scores += kAttnTall * V * W;
+  }
+}
+
+// sums = sums · shrink + weights · values, for R columns of values and n keys.
+template <int R, int V>
+static void attn_values_tile(const float* weights, const float* values, int64_t n, const float* shrink, bool first,
+                             float* sums) {
+  vf acc[R][V];
+  attn_product(acc, weights, values, n);
+  attn_add<V>(acc, shrink, first, sums);
+}
+
+// Scores of a key become weights, relative to `from`, which `totals` add up.
+template <int V>
+SEQMIX_VERB void attn_weigh(float* scores, const vf (&from)[V], vf (&weights)[V], vf (&totals)[V]) {
+#pragma GCC unroll 2
+  for (int v = 0; v < V; v++) weights[v] = load(scores + v * W) - from[v];
+  attn_weights<V>(weights);
+#pragma GCC unroll 2
+  for (int v = 0; v < V; v++) {
+    store(scores + v * W, weights[v]);
+    totals[v] = totals[v] + weights[v];
+  }
+}
+
+// The same as attn_values_tile for the first columns, while scores become weights: a key's first half of that, the one
+// before's second half, and the products with the one before that make a turn, so that none waits for another. With 16
+// registers one vector after the other: constants that came from memory would be half of all loads.
+template <int V>
+static void attn_first_tile(float* scores, const float* from, const float* values, int64_t n, const float* shrink,
+                            bool first, float* sums, float* totals) {
+  constexpr int kTogether = W == 16 ? V : 1;
+  for (int at = 0; at < V; at += kTogether) {
+    vf acc[kAttnFirst][kTogether], relative[kTogether], total[kTogether];
+    vf rounded[kTogether], f[kTogether], w[kTogether];
+    attn_clear(acc);
+    attn_load(relative, from + at * W);
+    const auto begin = [&](int64_t k) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kTogether; v++)
+        attn_weight_begin(load(scores + (k * V + at + v) * W) - relative[v], rounded[v], f[v]);
+    };
+    const auto end = [&](int64_t k) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kTogether; v++) {
+        w[v] = attn_weight_end(rounded[v], f[v]);
+        store(scores + (k * V + at + v) * W, w[v]);
+        total[v] = total[v] + w[v];
+      }
+    };
+#pragma GCC unroll 2
+    for (int v = 0; v < kTogether; v++) total[v] = set1(0);
+    begin(0);
+    end(0);
+    if (n > 1) begin(1);
+    for (int64_t k = 0; k < n - 2; k++) {
+      attn_multiply(acc, values + k * kAttnFirst, w);
+      end(k + 1);
+      begin(k + 2);
+    }
+    if (n > 1) {
+      attn_multiply(acc, values + (n - 2) * kAttnFirst, w);
+      end(n - 1);
+    }
+    attn_multiply(acc, values + (n - 1) * kAttnFirst, w);
+    attn_add<V>(acc, shrink + at * W, first, sums + at * W);
+#pragma GCC unroll 2
+    for (int v = 0; v < kTogether; v++) {
+      float* const to = totals + (at + v) * W;
+      store(to, fma(load(to), load(shrink + (at + v) * W), total[v]));
     }
   }
-  attn_add(acc, rows.shrink, first, sums, stride);
 }
 
-using AttnScoresTile = void (*)(const float*, const float*, int64_t, float*, int64_t, int64_t, bool);
-using AttnValuesTile = void (*)(const float*, const float*, int64_t, int64_t, const float*, bool, float*, int64_t);
-using AttnWovenTile = void (*)(AttnRows&, const float*, int64_t, int64_t, bool, float*, int64_t);
-// By the rows of a panel.
+// By vectors of a panel.
 struct AttnKernels {
-  AttnScoresTile scores;
-  AttnValuesTile values[2];  // by vectors
-  AttnWovenTile woven;
+  void (*scores)(const float*, const float*, int64_t, int64_t, float*, float*);
+  void (*first)(float*, const float*, const float*, int64_t, const float*, bool, float*, float*);
+  void (*values[kAttnTall])(const float*, const float*, int64_t, const float*, bool, float*);  // by columns
 };
-template <int R>
-static constexpr AttnKernels attn_kernels_of = {
-    panel_tile<R>, {attn_values_tile<R, 1>, attn_values_tile<R, 2>}, attn_woven_tile<R>};
-static constexpr AttnKernels attn_kernels[kAttnTall] = {
-    attn_kernels_of<1>,  attn_kernels_of<2>,  attn_kernels_of<3>,
-    attn_kernels_of<4>,  attn_kernels_of<5>,  attn_kernels_of<6>,
+template <int V>
+static constexpr AttnKernels attn_kernels_of = {attn_scores_tiles<V>,
+                                                attn_first_tile<V>,
+                                                {
+                                                    attn_values_tile<1, V>,
+                                                    attn_values_tile<2, V>,
+                                                    attn_values_tile<3, V>,
+                                                    attn_values_tile<4, V>,
+                                                    attn_values_tile<5, V>,
+                                                    attn_values_tile<6, V>,
 #if defined(__AVX512F__)
-    attn_kernels_of<7>,  attn_kernels_of<8>,  attn_kernels_of<9>,
-    attn_kernels_of<10>, attn_kernels_of<11>, attn_kernels_of<12>,
+                                                    attn_values_tile<7, V>,
+                                                    attn_values_tile<8, V>,
+                                                    attn_values_tile<9, V>,
+                                                    attn_values_tile<10, V>,
+                                                    attn_values_tile<11, V>,
+                                                    attn_values_tile<12, V>,
 #endif
-};
+                                                }};
+static constexpr AttnKernels attn_kernels[2] = {attn_kernels_of<1>, attn_kernels_of<2>};
 
 // A block of one head's keys and values, packed.
 struct AttnBlock {
@@ -158,82 +224,127 @@ struct AttnItem {
   int64_t first_block;      // the first of them
 };
 
+// Rows [begin, begin + size) of an item: query i0 + row / group, head row % group of the group. One row a lane.
+struct AttnPanel {
+  int64_t begin, size;
+  int vectors;
+  bool fresh;                              // it has seen nothing yet
+  float *queries, *sums, *highs, *totals;  // (d, lanes), (dv, lanes), highest scores, sums of weights
+};
+
 // One thread's memory.
 struct AttnRoom {
-  float *keys, *values, *panels, *sums, *query;
-  AttnRows* scores;
-  AttnSum* rows;
-  bool* fresh;  // panels that have seen nothing yet
+  float *scores, *keys, *values, *memory, *rows;  // memory of panels
+  AttnPanel* panels;
+  // Of a panel and a block, lane by lane: the highest score, also where it does not count; what a weight is relative to
+  // (that, or 0 where there is none); what was summed up before shrinks by; the first key that is seen, and the last's
+  // end.
+  float *highs, *none, *from, *shrink, *begin, *end;
 
-  static int64_t floats(int64_t block, int64_t d, int64_t wide, int64_t rows) {
-    constexpr int64_t kScores = kAttnTall * kAttnPitch + static_cast<int64_t>(sizeof(AttnRows) / sizeof(float));
-    return block * (d + wide) + ceil_div(rows * (d + wide + 3), W) * W + kScores + kAttnTall * d + 8 * W;
+  static int64_t wide(int64_t d, int64_t dv) { return ceil_div(most(d, dv), W) * W; }
+  static int64_t panel(int64_t d, int64_t dv) { return kAttnLanes * (d + dv + 2); }
+  static int64_t floats(int64_t block, int64_t d, int64_t dv, int64_t rows) {
+    const int64_t a_panel = panel(d, dv) + static_cast<int64_t>(sizeof(AttnPanel) / sizeof(float));
+    return kAttnLanes * (block + wide(d, dv) + 6) + ceil_div(rows, kAttnLanes) * a_panel + block * (d + dv);
   }
-  AttnRoom(float* at, int64_t block, int64_t d, int64_t wide, int64_t count) {
-    scores = reinterpret_cast<AttnRows*>(at);
-    scores->scores = at + ceil_div(static_cast<int64_t>(sizeof(AttnRows) / sizeof(float)), W) * W;
-    keys = scores->scores + kAttnTall * kAttnPitch;
+  AttnRoom(float* at, int64_t block, int64_t d, int64_t dv, int64_t count) {
+    for (float** lanes : {&highs, &none, &from, &shrink, &begin, &end}) {
+      *lanes = at;
+      at += kAttnLanes;
+    }
+    scores = at;
+    memory = scores + kAttnLanes * block;
+    rows = memory + ceil_div(count, kAttnLanes) * panel(d, dv);
+    keys = rows + kAttnLanes * wide(d, dv);
     values = keys + block * d;
-    sums = values + block * wide;
-    panels = sums + count * wide;
-    query = panels + count * d;
-    rows = reinterpret_cast<AttnSum*>(query + kAttnTall * d + W);
-    fresh = reinterpret_cast<bool*>(rows + count);
+    panels = reinterpret_cast<AttnPanel*>(values + block * dv);
   }
 };
 
-// Of the block from j on, the keys [begin, n) of one head as strips, the last one filled up with 0. What lies before
-// them stays as it is: whole vectors of keys, so that none in another page is touched.
+// Strips of values: the first of kAttnFirst columns, the others of about equally many, at most kAttnTall.
+struct AttnStrips {
+  int64_t count, least_wide, wider;  // but the first; columns of each; how many have one more
+
+  explicit AttnStrips(int64_t dv)
+      : count(ceil_div(dv - kAttnFirst, kAttnTall)),
+        least_wide((dv - kAttnFirst) / count),
+        wider((dv - kAttnFirst) % count) {}
+  int64_t begin(int64_t i) const { return kAttnFirst + i * least_wide + least(i, wider); }
+};
+
+// Of the block from j on, the keys [begin, n) of one head in groups; those of a group that are not among them are 0.
 template <class T>
 static void attn_pack_keys(const FlashAttention& p, const AttnSequence& s, int64_t head, int64_t j, int64_t begin,
                            int64_t n, float* to) {
-  const int64_t d = p.k.shape[3], step = p.k.stride[1];
-  for (int64_t i = begin / W * W; i < ceil_div(n, kStrip) * kStrip; i += W) {
-    const int64_t count = most(0, least(W, n - i));
-    float* const strip = to + i / kStrip * kStrip * d + i % kStrip;
-    const T* const from = count ? pointer<T>(p.k) + attn_key(s, p.k, j + i) + head * p.k.stride[2] : nullptr;
-    float scales[W];
-    if constexpr (sizeof(T) == 1)
-      if (count) {
-        const int64_t at = attn_key(s, p.k_scale, j + i) + head * p.k_scale.stride[2];
-        for (int64_t r = 0; r < count; r++) scales[r] = floats(p.k_scale)[at + r * p.k_scale.stride[1]];
-      }
-    for (int64_t k = 0; k < d; k += W) {
-      const int64_t width = least(W, d - k);
-      vf block[W];
-#pragma GCC unroll 16
-      for (int r = 0; r < W; r++) {
-        block[r] = r < count ? load_some(from + r * step + k, width) : set1(0);
+  const int64_t d = p.k.shape[3];
+  for (int64_t i = begin / kAttnTall * kAttnTall; i < n; i += kAttnTall)
+    for (int64_t r0 = 0; r0 < kAttnTall; r0 += W) {
+      const T* from[W];
+      float scales[W];
+      const int64_t across = least(W, kAttnTall - r0);
+      for (int64_t r = 0; r < W; r++) {
+        const int64_t key = i + r0 + r;
+        const bool there = r < across && key >= begin && key < n;
+        from[r] = there ? pointer<T>(p.k) + attn_key(s, p.k, j + key) + head * p.k.stride[2] : nullptr;
         if constexpr (sizeof(T) == 1)
-          if (r < count) block[r] = block[r] * set1(scales[r]);
+          scales[r] = there ? floats(p.k_scale)[attn_key(s, p.k_scale, j + key) + head * p.k_scale.stride[2]] : 0;
+        if (r < across && key + kAttnAhead < n)
+          attn_prefetch(pointer<T>(p.k) + attn_key(s, p.k, j + key + kAttnAhead) + head * p.k.stride[2],
+                        d * static_cast<int64_t>(sizeof(T)));
       }
-      transpose(block);
+      for (int64_t k = 0; k < d; k += W) {
+        const int64_t width = least(W, d - k);
+        vf block[W];
 #pragma GCC unroll 16
-      for (int r = 0; r < W; r++)
-        if (r < width) store(strip + (k + r) * kStrip, block[r]);
+        for (int r = 0; r < W; r++) {
+          block[r] = from[r] ? load_some(from[r] + k, width) : set1(0);
+          if constexpr (sizeof(T) == 1) block[r] = block[r] * set1(scales[r]);
+        }
+        transpose(block);
+#pragma GCC unroll 16
+        for (int r = 0; r < W; r++) {
+          float* const at = to + i * d + (k + r) * kAttnTall + r0;
+          if (r >= width) continue;
+          // What one store writes too far, the next writes again: the next group's, or the values'.
+          if (r0 == 0)
+            store(at, block[r]);
+          else
+            store_head(at, block[r], across);
+        }
+      }
     }
-  }
 }
 
-// The same of values, as strips of `block` rows; true when all of them are finite.
+// The same of values, as strips of `block` keys; true when all of them are finite.
 template <class T>
 static bool attn_pack_values(const FlashAttention& p, const AttnSequence& s, int64_t head, int64_t j, int64_t begin,
                              int64_t n, int64_t block, float* to) {
   const int64_t dv = p.v.shape[3];
+  const AttnStrips strips(dv);
   vf odd = set1(0);  // NaN when one is not finite
+  const auto row = [&](int64_t i) { return pointer<T>(p.v) + attn_key(s, p.v, j + i) + head * p.v.stride[2]; };
   for (int64_t i = begin; i < n; i++) {
-    const T* const from = pointer<T>(p.v) + attn_key(s, p.v, j + i) + head * p.v.stride[2];
+    const T* const from = row(i);
+    if (i + kAttnAhead < n) attn_prefetch(row(i + kAttnAhead), dv * static_cast<int64_t>(sizeof(T)));
     vf scale = set1(1);
     if constexpr (sizeof(T) == 1)
       scale = set1(floats(p.v_scale)[attn_key(s, p.v_scale, j + i) + head * p.v_scale.stride[2]]);
-    for (int64_t c = 0; c < dv; c += W) {
-      vf x = load_some(from + c, least(W, dv - c));
-      if constexpr (sizeof(T) == 1) x = x * scale;
-      odd = fma(x, set1(0), odd);
-      // a last strip of one vector is that wide
-      const int64_t strip = c / kStrip * kStrip, width = dv - strip <= W ? W : kStrip;
-      store(to + strip * block + i * width + c - strip, x);
-    }
+    const auto put = [&](int64_t c, int64_t width) {
+      float* const at = to + c * block + i * width;
+      for (int64_t k = 0; k < width; k += W) {
+        vf x = load_some(from + c + k, least(W, dv - c - k));
+        if constexpr (sizeof(T) == 1) x = x * scale;
+        odd = fma(x, set1(0), odd);
+        // What is written too far, the next keys write again; the next strip is none of theirs.
+        if (k == 0 && (n - i) * width >= W)
+          store(at, x);
+        else
+          store_head(at + k, x, least(W, width - k));
+      }
+    };
+    put(0, kAttnFirst);
+    for (int64_t strip = 0; strip < strips.count; strip++)
+      put(strips.begin(strip), strips.begin(strip + 1) - strips.begin(strip));
   }
   return !any(is_nan(odd));
 }
@@ -241,7 +352,8 @@ static bool attn_pack_values(const FlashAttention& p, const AttnSequence& s, int
 struct AttnTiles {
   const FlashAttention& p;
   const AttnScores& scores;
-  int64_t group, d, dv, wide, block;  // query heads of a KV head; dv in whole vectors
+  int64_t group, d, dv, wide, block;  // query heads of a KV head; d or dv, the larger, in whole vectors
+  AttnStrips strips;
   bool (*pack)(const AttnTiles&, const AttnSequence&, int64_t, int64_t, int64_t, int64_t, float*, float*);
 
   AttnTiles(const FlashAttention& problem, const AttnScores& s)
@@ -250,8 +362,9 @@ struct AttnTiles {
         group(p.q.shape[2] / p.k.shape[2]),
         d(p.q.shape[3]),
         dv(p.v.shape[3]),
-        wide(ceil_div(dv, W) * W),
+        wide(AttnRoom::wide(d, dv)),
         block(attn_block(p)),
+        strips(dv),
         pack(nullptr) {
     with_cache(p.k.dtype, [&](auto kind) {
       using T = decltype(kind);
@@ -262,143 +375,196 @@ struct AttnTiles {
       };
     });
   }
+
+  int64_t query(const AttnItem& item, int64_t row) const { return item.i0 + row / group; }
+  int64_t head(const AttnItem& item, int64_t row) const { return item.head * group + row % group; }
 };
 
-// Rows [begin, begin + size) of an item: query i0 + row / group, head row % group of the group.
-struct AttnPanel {
-  int64_t begin, size;
-};
-
-// The scores of a panel with the keys [j, j + n) of a packed block of which it sees [a, b), as far as strips reach.
-// What a row does not see becomes -infinity.
-inline void attn_panel_scores(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, AttnPanel panel,
-                              int64_t j, AttnRange seen, bool all, const AttnBlock& block, const AttnRoom& room) {
-  const int64_t first = seen.begin / kStrip, last = ceil_div(seen.end, kStrip);
-  float* const scores = room.scores->scores;
-  const auto tile = attn_kernels[panel.size - 1].scores;
-  for (int64_t strip = first; strip < last; strip++)
-    tile(room.panels + panel.begin * t.d, block.keys + strip * kStrip * t.d, t.d, scores + strip * kStrip, kAttnPitch,
-         kStrip, true);
-  const bool shaped = t.scores.cap > 0 || t.scores.slopes.present;
-  if (all && !shaped && seen.begin % kStrip == 0 && seen.end % kStrip == 0) return;
-  int64_t i = item.i0 + panel.begin / t.group, g = panel.begin % t.group;
-  for (int64_t r = 0; r < panel.size; r++) {
-    float* const row = scores + r * kAttnPitch;
-    if (shaped) {
-      const float slope = t.scores.slopes.present ? t.scores.slope(item.sequence, item.head * t.group + g) : 0;
-      attn_shape_scores(t.scores, slope, s.position(i), j + first * kStrip, (last - first) * kStrip,
-                        row + first * kStrip);
-    }
-    const AttnRange range = attn_range(t.p, s, i);
-    const int64_t begin = most(first * kStrip, least(range.begin - j, last * kStrip));
-    const int64_t end = most(begin, least(range.end - j, last * kStrip));
-    for (int64_t k = first * kStrip; k < begin; k++) row[k] = kAttnNever;
-    for (int64_t k = end; k < last * kStrip; k++) row[k] = kAttnNever;
-    if (++g == t.group) {
-      g = 0;
-      i++;
-    }
+// Softcap and ALiBi for the scores of a panel with keys [a, b) of the block from j on.
+inline void attn_panel_shape(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, const AttnPanel& panel,
+                             int64_t j, int64_t a, int64_t b, float* scores) {
+  alignas(64) float slopes[kAttnLanes] = {}, places[kAttnLanes] = {};
+  for (int64_t r = 0; r < panel.size && t.scores.slopes.present; r++) {
+    slopes[r] = t.scores.slope(item.sequence, t.head(item, panel.begin + r));
+    places[r] = static_cast<float>(s.position(t.query(item, panel.begin + r)) - j);
   }
+  for (int64_t k = a; k < b; k++)
+    for (int v = 0; v < panel.vectors; v++) {
+      float* const at = scores + (k * panel.vectors + v) * W;
+      vf x = load(at);
+      if (t.scores.cap > 0) x = tanh(x) * set1(t.scores.cap);
+      if (t.scores.slopes.present)
+        x = fma(load(slopes + v * W), abs(load(places + v * W) - set1(static_cast<float>(k))), x);
+      store(at, x);
+    }
+}
+
+// Keys of the block from j on that each row sees, as numbers of the block; nobody's lanes see what the last row sees.
+inline void attn_panel_ranges(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, const AttnPanel& panel,
+                              int64_t j, const AttnRoom& room) {
+  for (int64_t r = 0; r < panel.vectors * W; r++) {
+    const AttnRange range = attn_range(t.p, s, t.query(item, panel.begin + least(r, panel.size - 1)));
+    room.begin[r] = static_cast<float>(most(0, least(range.begin - j, t.block)));
+    room.end[r] = static_cast<float>(most(0, least(range.end - j, t.block)));
+  }
+}
+
+// The scores with keys [a, b) that a row does not see become -infinity; the highs rise to the others.
+inline void attn_panel_mask(const AttnPanel& panel, int64_t a, int64_t b, const AttnRoom& room) {
+  for (int v = 0; v < panel.vectors; v++) {
+    const vf begin = load(room.begin + v * W), end = load(room.end + v * W), never = set1(kAttnNever);
+    vf high = load(room.highs + v * W);
+    for (int64_t k = a; k < b; k++) {
+      float* const at = room.scores + (k * panel.vectors + v) * W;
+      const vf key = set1(static_cast<float>(k));
+      const vf x = select(less(key, begin), never, select(less(key, end), load(at), never));
+      store(at, x);
+      high = max(x, high);
+    }
+    store(room.highs + v * W, high);
+  }
+}
+
+// The scores of a panel with the groups of a packed block of which one holds a key that it sees, and the highest.
+// `whole` are the keys that all of its rows see.
+inline void attn_panel_scores(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, const AttnPanel& panel,
+                              int64_t j, AttnRange seen, AttnRange whole, const AttnBlock& block,
+                              const AttnRoom& room) {
+  const bool shaped = t.scores.cap > 0 || t.scores.slopes.present;
+  const int64_t first = seen.begin / kAttnTall, last = ceil_div(seen.end, kAttnTall);
+  // the groups that need no mask
+  const int64_t a = shaped ? last : most(first, least(last, ceil_div(whole.begin, kAttnTall)));
+  const int64_t b = shaped ? last : most(a, least(last, whole.end / kAttnTall));
+  const auto score = [&](int64_t from, int64_t to, float* highs) {
+    attn_kernels[panel.vectors - 1].scores(panel.queries, block.keys + from * kAttnTall * t.d, t.d, to - from,
+                                           room.scores + from * kAttnTall * panel.vectors * W, highs);
+  };
+  score(first, a, room.none);
+  score(a, b, room.highs);
+  score(b, last, room.none);
+  if (first == a && b == last) return;
+  if (shaped) attn_panel_shape(t, s, item, panel, j, first * kAttnTall, last * kAttnTall, room.scores);
+  attn_panel_ranges(t, s, item, panel, j, room);
+  attn_panel_mask(panel, first * kAttnTall, a * kAttnTall, room);
+  attn_panel_mask(panel, b * kAttnTall, last * kAttnTall, room);
 }
 
 // What weights of each row will be relative to, and what was summed up before is to be multiplied with.
-inline void attn_panel_highs(AttnPanel panel, AttnRange seen, bool first, const AttnRoom& room) {
-  const int64_t begin = seen.begin / kStrip * kStrip, end = ceil_div(seen.end, kStrip) * kStrip;
-  AttnRows& rows = *room.scores;
-  for (int64_t r = 0; r < panel.size; r++) {
-    const float* const row = rows.scores + r * kAttnPitch;
-    AttnSum& total = room.rows[panel.begin + r];
-    if (first) total = {kAttnNever, 0};
-    vf a = set1(total.high), b = a;
-    for (int64_t k = begin; k < end; k += kStrip) {
-      a = max(load(row + k), a);
-      b = max(load(row + k + W), b);
-    }
-    const float high = highest(max(a, b));
-    rows.from[r] = high == kAttnNever ? 0 : high;
-    rows.shrink[r] = high == total.high ? 1 : attn_weight(total.high - high);
-    store(rows.sums[r], set1(0));
-    total.high = high;
+inline void attn_panel_highs(AttnPanel& panel, const AttnRoom& room) {
+  for (int v = 0; v < panel.vectors; v++) {
+    const vf high = load(room.highs + v * W), before = load(panel.highs + v * W);
+    store(room.from + v * W, select(equal(high, set1(kAttnNever)), set1(0), high));
+    store(room.shrink + v * W, select(equal(high, before), set1(1), attn_weight(before - high)));
+    store(panel.highs + v * W, high);
   }
 }
 
-// Weights, and sums += weights · values, of the keys [a, b) of the block.
-inline void attn_panel_values(const AttnTiles& t, AttnPanel panel, AttnRange seen, const AttnBlock& block, bool first,
+// Weights, and sums += weights · values, of the keys that one of the rows sees.
+inline void attn_panel_values(const AttnTiles& t, const AttnPanel& panel, AttnRange seen, const AttnBlock& block,
                               const AttnRoom& room) {
-  const AttnKernels& kernels = attn_kernels[panel.size - 1];
-  AttnRows& rows = *room.scores;
-  float* const sums = room.sums + panel.begin * t.wide;
-  int64_t c = 0;
-  if (kAttnWoven && t.wide >= kStrip) {
-    kernels.woven(rows, block.values, seen.begin, seen.end, first, sums, t.wide);
-    c = kStrip;
-  } else {
-    for (int r = 0; r < panel.size; r++)
-      for (int64_t k = seen.begin / kStrip * kStrip; k < seen.end; k += kStrip)
-        attn_weigh(rows.scores + r * kAttnPitch + k, rows.from[r], rows.sums[r]);
+  const AttnKernels& kernels = attn_kernels[panel.vectors - 1];
+  const int64_t n = seen.end - seen.begin, lanes = panel.vectors * W;
+  float* const weights = room.scores + seen.begin * lanes;
+  kernels.first(weights, room.from, block.values + seen.begin * kAttnFirst, n, room.shrink, panel.fresh, panel.sums,
+                panel.totals);
+  for (int64_t strip = 0; strip < t.strips.count; strip++) {
+    const int64_t c = t.strips.begin(strip), width = t.strips.begin(strip + 1) - c;
+    kernels.values[width - 1](weights, block.values + c * t.block + seen.begin * width, n, room.shrink, panel.fresh,
+                              panel.sums + c * lanes);
   }
-  for (; c < t.wide; c += kStrip)
-    kernels.values[least(kStrip, t.wide - c) / W - 1](rows.scores, block.values + c * t.block, seen.begin, seen.end,
-                                                      rows.shrink, first, sums + c, t.wide);
 }
 
-// The same where a weight of 0 would let through what is not finite: each row by itself, with no key that it does not
-// see.
-inline void attn_panel_values_apart(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, AttnPanel panel,
-                                    int64_t j, AttnRange seen, const AttnBlock& block, bool first,
+// The same where a weight of 0 would let through what is not finite: no row meets a key that it does not see.
+inline void attn_panel_values_apart(const AttnTiles& t, const AttnSequence& s, const AttnItem& item,
+                                    const AttnPanel& panel, int64_t j, AttnRange seen, const AttnBlock& block,
                                     const AttnRoom& room) {
-  AttnRows& rows = *room.scores;
-  for (int r = 0; r < panel.size; r++) {
-    for (int64_t k = seen.begin / kStrip * kStrip; k < seen.end; k += kStrip)
-      attn_weigh(rows.scores + r * kAttnPitch + k, rows.from[r], rows.sums[r]);
-    const AttnRange own = attn_range(t.p, s, item.i0 + (panel.begin + r) / t.group);
-    const int64_t a = most(seen.begin, own.begin - j), b = least(seen.end, own.end - j);
-    for (int64_t c = 0; c < t.wide; c += kStrip)
-      attn_kernels[0].values[least(kStrip, t.wide - c) / W - 1](
-          rows.scores + r * kAttnPitch, block.values + c * t.block, a, b, rows.shrink + r, first,
-          room.sums + (panel.begin + r) * t.wide + c, t.wide);
+  const int64_t lanes = panel.vectors * W;
+  attn_panel_ranges(t, s, item, panel, j, room);
+  for (int v = 0; v < panel.vectors; v++) {
+    const vf begin = load(room.begin + v * W), end = load(room.end + v * W), shrink = load(room.shrink + v * W);
+    vf total[1] = {set1(0)}, from[1] = {load(room.from + v * W)}, w[1];
+    for (int64_t k = seen.begin; k < seen.end; k++) attn_weigh(room.scores + k * lanes + v * W, from, w, total);
+    store(panel.totals + v * W, fma(load(panel.totals + v * W), shrink, total[0]));
+    for (int64_t strip = -1; strip < t.strips.count; strip++) {
+      const int64_t c0 = strip < 0 ? 0 : t.strips.begin(strip), width = t.strips.begin(strip + 1) - c0;
+      for (int64_t c = 0; c < width; c++) {
+        const float* const values = block.values + c0 * t.block + c;
+        vf acc = set1(0);
+        for (int64_t k = seen.begin; k < seen.end; k++) {
+          const vf key = set1(static_cast<float>(k));
+          const vf next = fma(set1(values[k * width]), load(room.scores + k * lanes + v * W), acc);
+          acc = select(less(key, begin), acc, select(less(key, end), next, acc));
+        }
+        float* const to = panel.sums + (c0 + c) * lanes + v * W;
+        store(to, panel.fresh ? acc : fma(load(to), shrink, acc));
+      }
+    }
   }
 }
 
 // A panel and a packed block of the keys [j, j + n).
-inline void attn_panel(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, AttnPanel panel, int64_t j,
-                       int64_t n, const AttnBlock& block, bool& fresh, const AttnRoom& room) {
-  const AttnRange low = attn_range(t.p, s, item.i0 + panel.begin / t.group);
-  const AttnRange high = attn_range(t.p, s, item.i0 + (panel.begin + panel.size - 1) / t.group);
+inline void attn_panel(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, int64_t j, int64_t n,
+                       const AttnBlock& block, AttnPanel& panel, const AttnRoom& room) {
+  // Later queries begin and end to see at later keys.
+  const AttnRange low = attn_range(t.p, s, t.query(item, panel.begin));
+  const AttnRange high = attn_range(t.p, s, t.query(item, panel.begin + panel.size - 1));
   const AttnRange seen{most(0, most(low.begin, item.keys.begin) - j), least(n, high.end - j)};
   if (seen.empty()) return;
-  // Later queries begin and end to see at later keys.
-  const bool all = high.begin - j <= seen.begin && low.end - j >= seen.end;
-  attn_panel_scores(t, s, item, panel, j, seen, all, block, room);
-  attn_panel_highs(panel, seen, fresh, room);
-  if (all || block.finite)
-    attn_panel_values(t, panel, seen, block, fresh, room);
+  const AttnRange whole{most(seen.begin, high.begin - j), least(seen.end, low.end - j)};
+  for (int v = 0; v < panel.vectors; v++) store(room.highs + v * W, load(panel.highs + v * W));
+  attn_panel_scores(t, s, item, panel, j, seen, whole, block, room);
+  attn_panel_highs(panel, room);
+  if (block.finite || (whole.begin == seen.begin && whole.end == seen.end))
+    attn_panel_values(t, panel, seen, block, room);
   else
-    attn_panel_values_apart(t, s, item, panel, j, seen, block, fresh, room);
-  for (int64_t r = 0; r < panel.size; r++) {
-    AttnSum& total = room.rows[panel.begin + r];
-    total.sum = total.sum * room.scores->shrink[r] + sum(load(room.scores->sums[r]));
+    attn_panel_values_apart(t, s, item, panel, j, seen, block, room);
+  panel.fresh = false;
+}
+
+// Of an item's rows, those from panel i on that go together.
+inline AttnPanel attn_panel_begin(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, int64_t i,
+                                  const AttnRoom& room) {
+  const int64_t rows = (item.i1 - item.i0) * t.group, begin = i * kAttnLanes, size = least(kAttnLanes, rows - begin);
+  AttnPanel panel{begin,   size,    size > W ? 2 : 1, true, room.memory + i * AttnRoom::panel(t.d, t.dv),
+                  nullptr, nullptr, nullptr};
+  const int64_t lanes = panel.vectors * W;
+  panel.highs = panel.queries + lanes * t.d;
+  panel.totals = panel.highs + lanes;
+  panel.sums = panel.totals + lanes;
+  for (int64_t r = 0; r < size; r++) {
+    const int64_t row = begin + r;
+    if (row + kAttnLanes / 2 < rows)
+      attn_prefetch_query(t.p, s, t.query(item, row + kAttnLanes / 2), t.head(item, row + kAttnLanes / 2));
+    attn_load_query(t.p, t.scores, s, t.query(item, row), t.head(item, row), room.rows + r * t.wide);
   }
-  fresh = false;
+  pack_rows<float>(room.rows, t.wide, size, t.d, lanes, panel.queries);
+  for (int64_t r = 0; r < lanes; r += W) {
+    store(panel.highs + r, set1(kAttnNever));
+    store(panel.totals + r, set1(0));
+  }
+  return panel;
+}
+
+inline void attn_panel_end(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, const AttnPanel& panel,
+                           const AttnRoom& room) {
+  const int64_t lanes = panel.vectors * W;
+  for (int64_t c = 0; c < t.wide; c += W)
+    for (int64_t v = 0; v < panel.vectors; v++) {
+      vf block[W];
+      for (int r = 0; r < W; r++)
+        block[r] = c + r < t.dv && !panel.fresh ? load(panel.sums + (c + r) * lanes + v * W) : set1(0);
+      transpose(block);
+      for (int r = 0; r < W; r++) store(room.rows + (v * W + r) * t.wide + c, block[r]);
+    }
+  for (int64_t r = 0; r < panel.size; r++)
+    attn_deliver(t.p, t.scores, s, item.part, t.query(item, panel.begin + r), t.head(item, panel.begin + r),
+                 {panel.highs[r], panel.totals[r]}, room.rows + r * t.wide);
 }
 
 inline void attn_item(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, const AttnRoom& room) {
-  const int64_t rows = (item.i1 - item.i0) * t.group, panels = ceil_div(rows, kAttnTall);
-  const auto panel = [&](int64_t i) {
-    return AttnPanel{i * rows / panels, (i + 1) * rows / panels - i * rows / panels};
-  };
-  const auto query = [&](int64_t row) { return item.i0 + row / t.group; };
-  const auto head = [&](int64_t row) { return item.head * t.group + row % t.group; };
-  for (int64_t i = 0; i < panels; i++) {
-    const AttnPanel at = panel(i);
-    for (int64_t r = 0; r < at.size; r++) {
-      if (const int64_t next = at.begin + r + 2 * kAttnTall; next < rows)
-        attn_prefetch_query(t.p, s, query(next), head(next));
-      attn_load_query(t.p, t.scores, s, query(at.begin + r), head(at.begin + r), room.query + r * t.d);
-    }
-    pack_rows<float>(room.query, t.d, at.size, t.d, at.size, room.panels + at.begin * t.d);
-    room.fresh[i] = true;
-  }
+  AttnPanel* const panels = room.panels;
+  const int64_t count = ceil_div((item.i1 - item.i0) * t.group, kAttnLanes);
+  for (int64_t i = 0; i < count; i++) panels[i] = attn_panel_begin(t, s, item, i, room);
   for (int64_t j = item.keys.begin / t.block * t.block; j < item.keys.end; j += t.block) {
     const int64_t n = least(t.block, item.keys.end - j);
     AttnBlock block;
@@ -408,15 +574,7 @@ inline void attn_item(const AttnTiles& t, const AttnSequence& s, const AttnItem&
       block = {room.keys, room.values,
                t.pack(t, s, item.head, j, most(0, item.keys.begin - j), n, room.keys, room.values)};
     }
-    for (int64_t i = 0; i < panels; i++) attn_panel(t, s, item, panel(i), j, n, block, room.fresh[i], room);
+    for (int64_t i = 0; i < count; i++) attn_panel(t, s, item, j, n, block, panels[i], room);
   }
-  for (int64_t i = 0; i < panels; i++)
-    for (int64_t r = panel(i).begin; r < panel(i).begin + panel(i).size; r++) {
-      float* const values = room.sums + r * t.wide;
-      if (room.fresh[i]) {  // it has seen nothing
-        room.rows[r] = {kAttnNever, 0};
-        for (int64_t c = 0; c < t.wide; c += W) store(values + c, set1(0));
-      }
-      attn_deliver(t.p, t.scores, s, item.part, query(r), head(r), room.rows[r], values);
-    }
+  for (int64_t i = 0; i < count; i++) attn_panel_end(t, s, item, panels[i], room);
 }

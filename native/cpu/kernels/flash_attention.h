@@ -48,7 +48,8 @@ inline AttnPlan attn_plan(const FlashAttention& p, const AttnSequence& s, int th
     plan.head_blocks = hk;
     // Rows do not know of each other, so that they may be shared out by the threads there are.
     const int64_t share = p.sequences * s.queries * p.q.shape[2] / (4 * threads);
-    plan.queries = most(1, least(kAttnRows, most(4 * kAttnTall, share)) / group);
+    const int64_t rows_of_item = least(kAttnRows, most(2 * kAttnLanes, share)) / kAttnLanes * kAttnLanes;
+    plan.queries = most(1, rows_of_item / group);
     plan.query_blocks = ceil_div(s.queries, plan.queries);
     const int64_t block = attn_block(p);
     attn_cut_keys(p, plan, rows <= kTilesPartRows ? kTilesPart : most(1, s.keys), block);
@@ -130,7 +131,7 @@ static void attn_few_sequences(const AttnWork& work) {
 // by sequence, (KV head, block), or null.
 static const AttnBlock* const* attn_share_blocks(const AttnWork& work, const AttnTiles& t) {
   const AttnBlock** const shared = scratch<const AttnBlock*>(work.context, work.p.sequences);
-  const int64_t hk = work.p.k.shape[2], size = t.block * (t.d + t.wide);
+  const int64_t hk = work.p.k.shape[2], size = t.block * (t.d + t.dv);
   int64_t left = kAttnShared / static_cast<int64_t>(sizeof(float));
   for (int64_t r = 0; r < work.p.sequences; r++) {
     const AttnPlan& plan = work.plans[r];
@@ -160,7 +161,7 @@ static void attn_tile_sequences(const AttnWork& work) {
   int64_t rows = 0;
   for (int64_t r = 0; r < work.p.sequences; r++)
     if (!work.plans[r].few) rows = most(rows, t.group * least(work.plans[r].queries, work.sequences[r].queries));
-  const int64_t floats = ceil_div(AttnRoom::floats(t.block, t.d, t.wide, rows), 64) * 64 + 64;
+  const int64_t floats = ceil_div(AttnRoom::floats(t.block, t.d, t.dv, rows), 64) * 64 + 64;
   float* const memory = scratch<float>(work.context, floats * work.context.threads);
   const AttnBlock* const* const shared = attn_share_blocks(work, t);
   attn_items(work, false, [&](int64_t r, int64_t i, int thread) {
@@ -173,7 +174,7 @@ static void attn_tile_sequences(const AttnWork& work) {
     attn_item(t, work.sequences[r],
               {r, head, i0, i1, work.keys(r, n, i0, i1), work.part(r, n),
                shared[r] ? shared[r] + head * count : nullptr, first},
-              AttnRoom(memory + thread * floats, t.block, t.d, t.wide, rows));
+              AttnRoom(memory + thread * floats, t.block, t.d, t.dv, rows));
   });
 }
 
