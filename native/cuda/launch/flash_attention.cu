@@ -192,6 +192,12 @@ int64_t splits_of(const Context& c, const FlashAttention& p, const AttentionArgs
   return best;
 }
 
+// Whether all blocks take about as long, so that they can be handed out beforehand.
+bool all_alike(const FlashAttention& p, const AttentionArgs& a) {
+  return !p.packed && !p.cu_seqlens_k.present && !p.used_k.present && !p.batch_idx.present &&
+         std::min(p.window_left, p.window_right) >= std::max<int64_t>(a.capacity, a.sq);
+}
+
 // set_off_blocks(a, blocks, bytes of shared memory): false where it cannot.
 template <class SetOff>
 bool launch(Context& c, const FlashAttention& p, AttentionArgs a, const AttentionKernel& k, SetOff set_off_blocks) {
@@ -214,8 +220,10 @@ bool launch(Context& c, const FlashAttention& p, AttentionArgs a, const Attentio
     a.partial = c.scratch<float>(splits * out_rows * a.dv);
     a.part_lse = c.scratch<float>(splits * out_rows);
   }
-  if (!set_off_blocks(a, static_cast<unsigned>(blocks * splits), k.shared + (a.q_low ? k.more_shared : 0)))
-    return false;
+  a.tasks = static_cast<uint32_t>(blocks * splits);
+  const bool in_turn = k.loops && all_alike(p, a);
+  const int64_t at_a_time = in_turn ? std::min<int64_t>(a.tasks, c.multiprocessors * k.blocks) : a.tasks;
+  if (!set_off_blocks(a, static_cast<unsigned>(at_a_time), k.shared + (a.q_low ? k.more_shared : 0))) return false;
   if (splits > 1) {
     // As much shared memory as the kernels beside it want: a multiprocessor has to be empty to change its share.
     const auto combine = kCombine[dtype_index(a.dtype)];

@@ -11,6 +11,7 @@ struct AttentionKernel {
   int threads, shared, more_shared;  // bytes; more where queries have been rotated
   int blocks;                        // wanted on a multiprocessor at a time
   void (*kernel[2])(AttentionArgs);  // float16, bfloat16
+  bool loops = false;                // whether a block does one task after another where there are fewer blocks
 };
 
 constexpr int64_t kMostTensorColumns = 256;

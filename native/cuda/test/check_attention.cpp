@@ -374,6 +374,14 @@ void check_sizes(DType dtype) {
     if (option == 6) k.cached = k.turned = true, k.fresh = 200, k.right = 0;
     check(k);
   }
+  // And more tasks than most devices have multiprocessors, so that a block does several: parts of keys, and heads.
+  Case parts{1, 200, 4200, 1, 1, 256, 256, dtype};
+  parts.splits = 67;
+  parts.nans = true;
+  check(parts);
+  Case heads{19, 65, 513, 7, 7, 256, 256, dtype};
+  heads.nans = true;
+  if (dtype == DType::bfloat16) check(heads);
   check({2, 0, 5, 2, 1, 64, 64, dtype});
   check({2, 5, 0, 2, 1, 64, 64, dtype});
 }

@@ -54,6 +54,7 @@ struct AttentionArgs {
   int64_t positions;    // of the rotary tables; without these more than there can be keys
   bool turns_by_place;  // each query by its own place, and not by used_k
   // How the work is cut.
+  uint32_t tasks;     // of all blocks
   Divisor by_splits;  // parts of the keys
   Divisor by_tiles;   // of rows, of a sequence; with cu_q of all of them
   Divisor by_heads;   // of k
@@ -112,28 +113,77 @@ __device__ __forceinline__ bool find_keys(const AttentionArgs& p, int n, int que
   return true;
 }
 
-// The task of a block of a kernel that takes ROWS rows a block. With cu_q, sequence n's tiles begin at number
-// ⌊cu_q[n]·group / ROWS⌋ + n, which leaves room for a last one that is not full, and what is behind the last sequence
-// counts as one more; so no block has to know more than its own sequence's bounds. All threads of the block call it,
-// before anything else that reads memory: it waits for earlier kernels. early(sequence, split) is called before lengths
-// are read, where these two are known then, for what can be read meanwhile.
 struct NothingEarly {
   __device__ __forceinline__ void operator()(int, int) const {}
 };
-template <int ROWS, class Early = NothingEarly>
-__device__ __forceinline__ AttentionTask find_task(const AttentionArgs& p, int* shared, Early early = {}) {
+
+// Where task `at` is in a problem without cu_q: its sequence, head and split, and its tile, which is returned. It waits
+// for earlier kernels. early(sequence, split) is called at the end.
+template <class Early = NothingEarly>
+__device__ __forceinline__ int place_task(const AttentionArgs& p, uint32_t at, AttentionTask& t, Early early = {}) {
+  const uint32_t number = p.by_splits.quotient(at);
+  t.split = static_cast<int>(at - number * p.by_splits.value);
+  // Of each set the last tiles, whose causal rows see most keys, come first.
+  const uint32_t tiles = p.by_tiles.value;
+  const uint32_t set = p.by_set.quotient(p.by_tiles.quotient(number)), rest = number - set * p.by_set.value * tiles;
+  const Divisor& members = set + 1 < p.sets ? p.by_set : p.by_last_set;
+  const uint32_t from_end = members.quotient(rest);
+  const uint32_t pair = set * p.by_set.value + rest - from_end * members.value;
+  const int tile = static_cast<int>(tiles - 1 - from_end);
+  t.sequence = static_cast<int>(p.by_heads.quotient(pair));
+  t.head = static_cast<int>(pair - t.sequence * p.by_heads.value);
+  t.q_b = t.sequence;
+  ptx::wait_for_earlier_kernels_after(t.sequence | t.head | tile);
+  early(t.sequence, t.split);
+  return tile;
+}
+
+// The rest, of a tile of ROWS rows of a sequence's `queries`; false where an index is bad.
+template <int ROWS>
+__device__ __forceinline__ bool complete_task(const AttentionArgs& p, AttentionTask& t, int queries, int tile) {
+  bool good = true;
+  t.out_row = (t.q_b * p.sq + t.q_first) * p.hq + t.head * p.group;
+  t.rows = queries * p.group;
+  t.first = tile * ROWS;
+  if (!t.idle && !find_keys(p, t.sequence, queries, t)) {
+    good = false;
+    t.idle = true;
+  }
+  if (t.idle) t.keys = t.pad = 0;
+  t.shift = t.keys - queries;
+  return good;
+}
+
+__device__ __forceinline__ AttentionTask empty_task() {
   AttentionTask t;
   t.idle = false;
   t.keys = t.pad = t.used = t.fresh = 0;
   t.pages = nullptr;
   t.q_b = t.q_first = t.k_b = t.k_first = 0;
-  const uint32_t number = p.by_splits.quotient(blockIdx.x);
-  t.split = static_cast<int>(blockIdx.x - number * p.by_splits.value);
+  return t;
+}
+
+// Task `at` of a problem without cu_q; false where an index is bad.
+template <int ROWS>
+__device__ __forceinline__ bool find_later_task(const AttentionArgs& p, uint32_t at, AttentionTask& t) {
+  t = empty_task();
+  return complete_task<ROWS>(p, t, static_cast<int>(p.sq), place_task(p, at, t));
+}
+
+// The task of a block of a kernel that takes ROWS rows a block. With cu_q, sequence n's tiles begin at number
+// ⌊cu_q[n]·group / ROWS⌋ + n, which leaves room for a last one that is not full, and what is behind the last sequence
+// counts as one more; so no block has to know more than its own sequence's bounds. All threads of the block call it,
+// before anything else that reads memory: it waits for earlier kernels. early(sequence, split) is called before lengths
+// are read, where these two are known then, for what can be read meanwhile.
+template <int ROWS, class Early = NothingEarly>
+__device__ __forceinline__ AttentionTask find_task(const AttentionArgs& p, int* shared, Early early = {}) {
+  AttentionTask t = empty_task();
   bool bad = false;
   int queries, tile;
   if (p.cu_q.data) {
     ptx::wait_for_earlier_kernels();
-    const uint32_t from_end = p.by_heads.quotient(number);
+    const uint32_t number = p.by_splits.quotient(blockIdx.x), from_end = p.by_heads.quotient(number);
+    t.split = static_cast<int>(blockIdx.x - number * p.by_splits.value);
     t.head = static_cast<int>(number - from_end * p.by_heads.value);
     int64_t at = p.by_tiles.value - 1 - from_end;
     for (int n = threadIdx.x; n <= p.sequences; n += blockDim.x) {
@@ -158,26 +208,10 @@ __device__ __forceinline__ AttentionTask find_task(const AttentionArgs& p, int* 
     tile = static_cast<int>(at);
     __syncthreads();  // all have read it
   } else {
-    // Of each set the last tiles, whose causal rows see most keys, come first.
-    const uint32_t tiles = p.by_tiles.value;
-    const uint32_t set = p.by_set.quotient(p.by_tiles.quotient(number)), rest = number - set * p.by_set.value * tiles;
-    const Divisor& members = set + 1 < p.sets ? p.by_set : p.by_last_set;
-    const uint32_t from_end = members.quotient(rest);
-    const uint32_t pair = set * p.by_set.value + rest - from_end * members.value;
-    tile = static_cast<int>(tiles - 1 - from_end);
-    t.sequence = static_cast<int>(p.by_heads.quotient(pair));
-    t.head = static_cast<int>(pair - t.sequence * p.by_heads.value);
-    t.q_b = t.sequence;
+    tile = place_task(p, blockIdx.x, t, early);
     queries = static_cast<int>(p.sq);
-    ptx::wait_for_earlier_kernels_after(t.sequence | t.head | tile);
-    early(t.sequence, t.split);
   }
-  t.out_row = (t.q_b * p.sq + t.q_first) * p.hq + t.head * p.group;
-  t.rows = queries * p.group;
-  t.first = tile * ROWS;
-  if (!t.idle && !find_keys(p, t.sequence, queries, t)) bad = t.idle = true;
-  if (t.idle) t.keys = t.pad = 0;
-  t.shift = t.keys - queries;
+  if (!complete_task<ROWS>(p, t, queries, tile)) bad = true;
   if (bad && threadIdx.x == 0) report_index_error(p.index_error, p.error);
   return t;
 }

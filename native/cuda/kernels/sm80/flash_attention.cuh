@@ -7,13 +7,7 @@
 // 2^(s·scale − top), which are at once the left operand of the product with v. The weights of 16 keys are made while
 // those of the 16 keys before are multiplied. Queries lie in shared memory, keys and values too, where the next tile is
 // copied meanwhile (of 256 elements, whose tiles leave no room for that, keys are copied during the product with v
-// and the other way round).
-//
-// Of 256 elements, 16 rows of out are all that a warp's registers hold, and so few use each matrix of keys and values
-// too seldom: shared memory is then busier than the tensor cores. Where keys are many and shared memory is large, two
-// warps therefore share 32 rows: each makes the weights of half of a tile's keys, hands them to the other through
-// shared memory, and multiplies all of them with its half of v's columns. That is a third fewer reads. The next tile's
-// copies are set off one by one between the products, which otherwise would wait for all of them.
+// and the other way round; where these meet many keys, flash_attention_together.cuh is faster).
 //
 // A key that a row does not see has weight 0, but 0 · NaN is NaN: v's row would reach queries that must not see it. It
 // can only where a tile is masked. A block whose results are not all finite therefore does its work once more,
@@ -23,23 +17,17 @@
 // (at d = 64 these take as long as the products).
 #pragma once
 #include "cuda/kernels/sm80/flash_attention_rows.cuh"
-#include "cuda/ptx/barrier.cuh"
 
 namespace seqmix::cuda {
 
-// D: elements of a row. WARPS with MT·16 rows each, SHARE (1 or 2) of them the same ones; tiles of KEYS, STAGES of them
-// in shared memory.
-template <int D_, int MT_, int SHARE_, int WARPS_, int KEYS_, int STAGES_, int BLOCKS_>
+// D: elements of a row. WARPS with MT·16 rows each; tiles of KEYS, STAGES of them in shared memory.
+template <int D_, int MT_, int WARPS_, int KEYS_, int STAGES_, int BLOCKS_>
 struct AttentionShape {
-  static constexpr int D = D_, MT = MT_, SHARE = SHARE_, WARPS = WARPS_, KEYS = KEYS_, STAGES = STAGES_;
-  static constexpr int BLOCKS = BLOCKS_;
-  static constexpr int kRows = WARPS / SHARE * MT * 16, kThreads = WARPS * 32;
-  static constexpr int kOwnKeys = KEYS / SHARE, kOwnColumns = D / SHARE;  // of a warp
+  static constexpr int D = D_, MT = MT_, WARPS = WARPS_, KEYS = KEYS_, STAGES = STAGES_, BLOCKS = BLOCKS_;
+  static constexpr int kRows = WARPS * MT * 16, kThreads = WARPS * 32;
+  static constexpr int kOwnColumns = D;  // of a warp
   static constexpr int kQueryBytes = kRows * D * 2, kTileBytes = KEYS * D * 2;
-  static constexpr int kWeightBytes = MT * kOwnKeys * 32;                 // of a warp
-  static constexpr int kWeights = kQueryBytes + 2 * STAGES * kTileBytes;  // where they begin
-  static constexpr int kShared = kWeights + (SHARE == 2 ? WARPS * kWeightBytes : 0);
-  static_assert(SHARE == 1 || (SHARE == 2 && STAGES == 2 && kOwnColumns % 64 == 0));
+  static constexpr int kShared = kQueryBytes + 2 * STAGES * kTileBytes;
 };
 
 // Adds what is not finite of v's tile to the rows that see it, and leaves 0 in its place.
@@ -88,14 +76,10 @@ template <class T, class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
     flash_attention_tile(const __grid_constant__ AttentionArgs p) {
   constexpr int D = Shape::D, MT = Shape::MT, KEYS = Shape::KEYS, kThreads = Shape::kThreads;
-  constexpr int SHARE = Shape::SHARE, kOwnKeys = Shape::kOwnKeys;
-  constexpr int kDepths = D / 16, kBlocks = kOwnKeys / 8, kOut = Shape::kOwnColumns / 8;
-  constexpr int kAhead = SHARE == 2 ? 2 : 0,
-                kValuesAhead = 2 * kAhead;  // how many steps before their use matrices load
+  constexpr int kDepths = D / 16, kBlocks = KEYS / 8, kOut = D / 8;
   using Rows = AttentionRows<D>;
   extern __shared__ __align__(128) uint8_t memory[];
   __shared__ AttentionBlock block;
-  __shared__ float of_rows[SHARE == 2 ? Shape::WARPS : 1][2 * MT][32];
   const uint32_t queries = ptx::shared_address(memory), tiles = queries + Shape::kQueryBytes;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
@@ -104,20 +88,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
   const AttentionTask& t = block.task;
   const KeyTiles& range = block.tiles;
   if (t.first >= t.rows) return;
-  const int part = warp % SHARE, column0 = part * Shape::kOwnColumns;  // of those that share rows; its columns
-  const int band = warp / SHARE * MT * 16, row0 = t.first + band;      // this warp's first row
-  // What the same lane of the other warp that has these rows holds for them.
-  const auto exchange = [&](const float (&mine)[MT][2], float (&others)[MT][2]) {
-#pragma unroll
-    for (int m = 0; m < MT; m++)
-#pragma unroll
-      for (int i = 0; i < 2; i++) of_rows[warp][2 * m + i][lane] = mine[m][i];
-    ptx::meet(1 + warp / SHARE, 32 * SHARE);
-#pragma unroll
-    for (int m = 0; m < MT; m++)
-#pragma unroll
-      for (int i = 0; i < 2; i++) others[m][i] = of_rows[warp ^ 1][2 * m + i][lane];
-  };
+  const int band = warp * MT * 16, row0 = t.first + band;  // this warp's first row
   const float scale = p.bent ? 1.0f : p.scale_log2;
 
   copy_queries<D, Shape::kRows, kThreads>(queries, p, t, p.q.data);
@@ -129,34 +100,18 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
     copy_keys<D, KEYS, kThreads>(tiles + kValues + offset, p, block, p.v, block.v, p.dv, tile);
   };
 
-  // A thread's pieces of a tile of `plain` keys, one at a time: the i'th of those from `row` on, this thread's first.
-  constexpr int kStep = kThreads / Rows::kGroup, kPieces = KEYS / kStep * Rows::kGroups;
-  static_assert(SHARE == 1 || (kPieces <= kDepths && kPieces <= kOut));
-  const int first = static_cast<int>(threadIdx.x) / Rows::kGroup, column = threadIdx.x % Rows::kGroup * 8;
-  const uint32_t piece_at = tiles + Rows::place(first, column / 8);
-  const auto copy_piece = [&](bool yes, uint32_t offset, const uint16_t* row, const AttentionTensor& x, int i) {
-    const int down = i / Rows::kGroups * kStep, group = i % Rows::kGroups * Rows::kGroup;
-    ptx::copy16_if(yes, piece_at + offset + down * Rows::kBytes + group * 16, row + down * x.t + group * 8);
-  };
-
   // A lane's row of each matrix that it loads: of queries and values rows 0 … 15, then the same eight elements further;
   // of keys rows 0 … 7, the same eight elements further, then rows 8 … 15.
   const uint32_t query_at = queries + Rows::place(band + lane % 16, lane / 16);
-  const uint32_t key_at = tiles + Rows::place(part * kOwnKeys + lane % 8 + lane / 16 * 8, lane / 8 % 2);
-  const uint32_t value_at = tiles + kValues + Rows::place(lane % 16, lane / 16) + column0 * 2;
-  const uint32_t weight_at = queries + Shape::kWeights + warp * Shape::kWeightBytes + lane * 16;
+  const uint32_t key_at = tiles + Rows::place(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+  const uint32_t value_at = tiles + kValues + Rows::place(lane % 16, lane / 16);
 
-  const auto begin = [&] {
-    copy_k(range.to - 1, 0);
-    if (Shape::STAGES == 2) copy_v(range.to - 1, 0);
-    ptx::copy_commit();
-  };
-
-  if (SHARE == 2) begin();  // (here it costs the other shapes registers)
   float out[MT][kOut][4];
   RunningSoftmax<MT> softmax;
   for (int pass = 0; pass < 2; pass++) {
-    if (SHARE == 1 || pass == 1) begin();
+    copy_k(range.to - 1, 0);
+    if (Shape::STAGES == 2) copy_v(range.to - 1, 0);
+    ptx::copy_commit();
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -164,62 +119,38 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
 #pragma unroll
         for (int i = 0; i < 4; i++) out[m][n][i] = 0;
     softmax.clear();
-    uint32_t offset = 0;                                 // of this tile's stage
-    const int64_t next = (range.to - 2) * KEYS + first;  // this thread's first key of the next tile
-    const uint16_t *k_row = block.k + (next * p.k.t + column), *v_row = block.v + (next * p.v.t + column);
+    uint32_t offset = 0;  // of this tile's stage
     for (int tile = range.to - 1; tile >= range.from; tile--) {
       ptx::copy_wait<0>();
       __syncthreads();  // this tile has come in for all, and nobody reads the one before any more
-      // Whether the next tile's pieces are copied one by one.
-      const bool by_piece = SHARE == 2 && pass == 0 && tile > range.from && tile <= block.plain;
-      if (!by_piece) {
-        if (Shape::STAGES == 2) {
-          copy_k(tile - 1, offset ^ Shape::kTileBytes);
-          copy_v(tile - 1, offset ^ Shape::kTileBytes);
-        } else {
-          copy_v(tile, 0);
-        }
-        ptx::copy_commit();
+      if (Shape::STAGES == 2) {
+        copy_k(tile - 1, offset ^ Shape::kTileBytes);
+        copy_v(tile - 1, offset ^ Shape::kTileBytes);
+      } else {
+        copy_v(tile, 0);
       }
+      ptx::copy_commit();
       const bool whole = tile >= range.whole_from && tile < range.whole_to;
       if (pass == 1 && !whole) {
         ptx::copy_wait<0>();
         __syncthreads();
-        take_out<T, Shape>(memory + Shape::kQueryBytes + kValues + offset, p, t, tile * KEYS, row0, column0, out);
+        take_out<T, Shape>(memory + Shape::kQueryBytes + kValues + offset, p, t, tile * KEYS, row0, 0, out);
       }
 
       float s[MT][kBlocks][4] = {};
-      uint32_t a[kAhead + 1][MT][4], b[kAhead + 1][kBlocks / 2][4];
-      const auto load_q = [&](int d) {
-#pragma unroll
-        for (int m = 0; m < MT; m++)
-          ptx::load_matrices(a[d % (kAhead + 1)][m], Rows::further(query_at, d) + m * 16 * Rows::kBytes);
-      };
-      const auto load_k = [&](int d, int n) {
-        ptx::load_matrices(b[d % (kAhead + 1)][n], Rows::further(key_at, d) + offset + n * 16 * Rows::kBytes);
-      };
-#pragma unroll
-      for (int d = 0; d < kAhead; d++) {
-        load_q(d);
-#pragma unroll
-        for (int n = 0; n < kBlocks / 2; n++) load_k(d, n);
-      }
 #pragma unroll
       for (int d = 0; d < kDepths; d++) {
-        if (d + kAhead < kDepths) {
-          load_q(d + kAhead);
+        uint32_t a[MT][4];
 #pragma unroll
-          for (int n = 0; n < kBlocks / 2 && kAhead > 0; n++) load_k(d + kAhead, n);
-        }
-        if (SHARE == 2 && d < kPieces) copy_piece(by_piece, offset ^ Shape::kTileBytes, k_row, p.k, d);
+        for (int m = 0; m < MT; m++) ptx::load_matrices(a[m], Rows::further(query_at, d) + m * 16 * Rows::kBytes);
 #pragma unroll
         for (int n = 0; n < kBlocks / 2; n++) {
-          if (kAhead == 0) load_k(d, n);
+          uint32_t b[4];
+          ptx::load_matrices(b, Rows::further(key_at, d) + offset + n * 16 * Rows::kBytes);
 #pragma unroll
           for (int m = 0; m < MT; m++) {
-            ptx::mma(s[m][2 * n], a[d % (kAhead + 1)][m], b[d % (kAhead + 1)][n][0], b[d % (kAhead + 1)][n][1], T());
-            ptx::mma(s[m][2 * n + 1], a[d % (kAhead + 1)][m], b[d % (kAhead + 1)][n][2], b[d % (kAhead + 1)][n][3],
-                     T());
+            ptx::mma(s[m][2 * n], a[m], b[0], b[1], T());
+            ptx::mma(s[m][2 * n + 1], a[m], b[2], b[3], T());
           }
         }
       }
@@ -247,7 +178,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
 #pragma unroll
           for (int i = 0; i < 2; i++) {
             const int row = min(row0 + m * 16 + i * 8 + lane / 4, t.rows - 1);
-            const BentScore bend(p, t, row, tile * KEYS + part * kOwnKeys + lane % 4 * 2);
+            const BentScore bend(p, t, row, tile * KEYS + lane % 4 * 2);
 #pragma unroll
             for (int n = 0; n < kBlocks; n++)
 #pragma unroll
@@ -259,7 +190,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
         for (int m = 0; m < MT; m++)
 #pragma unroll
           for (int i = 0; i < 2; i++) {
-            const int row = row0 + m * 16 + i * 8 + lane / 4, j = tile * KEYS + part * kOwnKeys + lane % 4 * 2;
+            const int row = row0 + m * 16 + i * 8 + lane / 4, j = tile * KEYS + lane % 4 * 2;
             const KeyRange seen = keys_of(p, t, static_cast<int>(p.by_group.quotient(row)));
             const int from = seen.from - j, to = seen.to - j;
 #pragma unroll
@@ -269,20 +200,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
                 if (n * 8 + e < from || n * 8 + e >= to) s[m][n][2 * i + e] = -INFINITY;
           }
       }
-      if constexpr (SHARE == 1) {
-        softmax.raise(s, out, scale);
-      } else {
-        float most[MT][2], others[MT][2];
-        // Both warps move their rows, or none.
-        if (ptx::meet_any(1 + warp / SHARE, 32 * SHARE, softmax.rises(s, most, scale))) {
-          exchange(most, others);
-#pragma unroll
-          for (int m = 0; m < MT; m++)
-#pragma unroll
-            for (int i = 0; i < 2; i++) most[m][i] = fmaxf(most[m][i], others[m][i]);
-          softmax.move(most, out);
-        }
-      }
+      softmax.raise(s, out, scale);
       if (Shape::STAGES == 1) {
         ptx::copy_wait<0>();
         __syncthreads();  // the values have come in, and nobody reads these keys any more
@@ -290,55 +208,29 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
         ptx::copy_commit();
       }
 
-      // First the warp's own keys, 16 a step, then the other's.
-      constexpr int kSteps = kOwnKeys / 16, kLoads = SHARE * kSteps * (kOut / 2);
+      constexpr int kSteps = KEYS / 16;  // of 16 keys
       uint32_t w[2][MT][4];
-      const auto make = [&](int step, int which) {  // of 16 keys, the which-th of 4·MT pairs
+      const auto make = [&](int step, int which) {  // the which-th of 4·MT pairs
         const int m = which / 4, i = which % 2, n = 2 * step + which / 2 % 2;
-        uint32_t (&to)[4] = w[step % 2][m];
-        to[which % 4] = softmax.template weights<T>(s[m][n][2 * i], s[m][n][2 * i + 1], scale, m, i);
-        if (SHARE == 2 && which % 4 == 3)
-          ptx::store_shared(weight_at + (step * MT + m) * 512, make_uint4(to[0], to[1], to[2], to[3]));
+        w[step % 2][m][which % 4] = softmax.template weights<T>(s[m][n][2 * i], s[m][n][2 * i + 1], scale, m, i);
       };
-      uint32_t v[kValuesAhead + 1][4];
-      const auto load_v = [&](int i) {
-        const int step = i / (kOut / 2), n = i % (kOut / 2), keys = (step < kSteps ? part : part ^ 1) * kOwnKeys;
-        ptx::load_matrices_transposed(v[i % (kValuesAhead + 1)],
-                                      Rows::further(value_at, n) + offset + (keys + step % kSteps * 16) * Rows::kBytes);
-      };
-#pragma unroll
-      for (int i = 0; i < kValuesAhead; i++) load_v(i);
 #pragma unroll
       for (int i = 0; i < 4 * MT; i++) make(0, i);
 #pragma unroll
-      for (int step = 0; step < SHARE * kSteps; step++) {
+      for (int step = 0; step < kSteps; step++) {
         int made = 0;
 #pragma unroll
         for (int n = 0; n < kOut / 2; n++) {
-          const int i = step * (kOut / 2) + n;
-          if (i + kValuesAhead < kLoads) load_v(i + kValuesAhead);
-          if (SHARE == 2 && i < kPieces) copy_piece(by_piece, (offset ^ Shape::kTileBytes) + kValues, v_row, p.v, i);
-          if (SHARE == 2 && n == kOut / 4 && step + 1 >= kSteps && step + 1 < SHARE * kSteps) {
-            if (step + 1 == kSteps) ptx::meet(1 + warp / SHARE, 32 * SHARE);
-            const uint32_t theirs = weight_at + (part == 0 ? Shape::kWeightBytes : -Shape::kWeightBytes);
-#pragma unroll
-            for (int m = 0; m < MT; m++)
-              ptx::load_shared(w[(step + 1) % 2][m], theirs + ((step + 1 - kSteps) * MT + m) * 512);
-          }
+          uint32_t b[4];
+          ptx::load_matrices_transposed(b, Rows::further(value_at, n) + offset + step * 16 * Rows::kBytes);
           if (step + 1 < kSteps)
             for (; made < 4 * MT * (n + 1) / (kOut / 2); made++) make(step + 1, made);
-          const uint32_t (&b)[4] = v[i % (kValuesAhead + 1)];
 #pragma unroll
           for (int m = 0; m < MT; m++) {
             ptx::mma(out[m][2 * n], w[step % 2][m], b[0], b[1], T());
             ptx::mma(out[m][2 * n + 1], w[step % 2][m], b[2], b[3], T());
           }
         }
-      }
-      if (SHARE == 2) {
-        k_row -= KEYS * p.k.t;
-        v_row -= KEYS * p.v.t;
-        ptx::copy_commit();
       }
       if (Shape::STAGES == 2) offset ^= Shape::kTileBytes;
     }
@@ -367,14 +259,12 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
   if (lost && threadIdx.x == 0) report_index_error(p.index_error, p.error);
 
   const AttentionTask done = t;  // once, and not again after every store
-  float others[MT][2] = {};      // sums
-  if (SHARE == 2) exchange(softmax.sum, others);
 #pragma unroll
   for (int m = 0; m < MT; m++)
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       const int row = row0 + m * 16 + i * 8 + lane / 4;
-      float sum = softmax.sum[m][i] + others[m][i], top = softmax.top[m][i];
+      float sum = softmax.sum[m][i], top = softmax.top[m][i];
       sum += __shfl_xor_sync(kFullWarp, sum, 1);
       sum += __shfl_xor_sync(kFullWarp, sum, 2);
       float times = 1;  // what is left of 2^top
@@ -390,34 +280,34 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::BLOCKS)
       const float by = none ? 0.0f : times / sum;
       const float lse = none ? -INFINITY : top + log2f(sum);
       if (!p.partial) {
-        if (there && lane % 4 == 0 && part == 0) put_lse(p, done, row, lse * 0.693147181f);
+        if (there && lane % 4 == 0) put_lse(p, done, row, lse * 0.693147181f);
         // Through the warp's own rows of queries, so that whole rows leave.
-        const uint32_t to = queries + Rows::place(band + m * 16 + i * 8 + lane / 4, 0) + column0 * 2 + lane % 4 * 4;
+        const uint32_t to = queries + Rows::place(band + m * 16 + i * 8 + lane / 4, 0) + lane % 4 * 4;
 #pragma unroll
         for (int n = 0; n < kOut; n++)
           ptx::store_shared(Rows::further(to, n / 2) ^ (n % 2 << 4),
                             none ? 0u : pack<T>(out[m][n][2 * i] * by, out[m][n][2 * i + 1] * by));
       } else if (there) {
         const int64_t at = done.split * (p.batch * p.sq * p.hq) + out_row(p, done, row);
-        if (lane % 4 == 0 && part == 0) p.part_lse[at] = lost || done.idle ? INFINITY : lse;
-        float* const to = p.partial + at * p.dv + column0 + lane % 4 * 2;
+        if (lane % 4 == 0) p.part_lse[at] = lost || done.idle ? INFINITY : lse;
+        float* const to = p.partial + at * p.dv + lane % 4 * 2;
 #pragma unroll
         for (int n = 0; n < kOut; n++)
-          if (!none && column0 + n * 8 < p.dv)
+          if (!none && n * 8 < p.dv)
             *reinterpret_cast<float2*>(to + n * 8) = {out[m][n][2 * i] * by, out[m][n][2 * i + 1] * by};
       }
     }
   if (p.partial) return;
   __syncwarp();
-  constexpr int kLanes = Rows::kGroup, kOwnGroups = Rows::kGroups / SHARE;  // of a row
-  const int piece = part * kOwnGroups * kLanes + lane % kLanes;
+  constexpr int kLanes = Rows::kGroup;  // of a row
+  const int piece = lane % kLanes;
 #pragma unroll
   for (int row = lane / kLanes; row < MT * 16; row += 32 / kLanes) {
     if (row0 + row >= done.rows) break;
     const uint8_t* const from = memory + Rows::place(band + row, piece);
     T* const to = static_cast<T*>(p.out) + out_row(p, done, row0 + row) * p.dv + piece * 8;
 #pragma unroll
-    for (int g = 0; g < kOwnGroups; g++) {
+    for (int g = 0; g < Rows::kGroups; g++) {
       if ((g * kLanes + piece) * 8 >= p.dv) break;
       const uint4 x = *reinterpret_cast<const uint4*>(from + g * kLanes * 16);
       ptx::store4(to + g * kLanes * 8, x.x, x.y, x.z, x.w);

@@ -39,23 +39,26 @@ struct AttentionBlock {
   bool lost;              // a page does not exist
 };
 
-// All threads of the block call it.
+// What follows from its task; one thread calls it.
 template <int ROWS, int KEYS, int D>
-__device__ __forceinline__ void find_block(const AttentionArgs& p, AttentionBlock& block) {
-  const AttentionTask t = find_task<ROWS>(p, &block.task.sequence);
-  const KeyTiles tiles = tiles_of<KEYS>(p, t, t.first, ROWS);
+__device__ __forceinline__ void fill_block(const AttentionArgs& p, const AttentionTask& t, AttentionBlock& block) {
   const auto base = [&](const AttentionTensor& x) {
     const int64_t sequence = t.pages ? 0 : t.k_b * x.b + t.k_first * x.t;
     return static_cast<const uint16_t*>(x.data) + (t.head * x.h + sequence);
   };
-  if (threadIdx.x == 0) {
-    block.task = t;
-    block.tiles = tiles;
-    block.k = base(p.k);
-    block.v = base(p.v);
-    block.lost = false;
-    block.plain = t.pages || p.d != D || p.dv != D ? 0 : t.keys / KEYS;
-  }
+  block.task = t;
+  block.tiles = tiles_of<KEYS>(p, t, t.first, ROWS);
+  block.k = base(p.k);
+  block.v = base(p.v);
+  block.lost = false;
+  block.plain = t.pages || p.d != D || p.dv != D ? 0 : t.keys / KEYS;
+}
+
+// All threads of the block call it.
+template <int ROWS, int KEYS, int D>
+__device__ __forceinline__ void find_block(const AttentionArgs& p, AttentionBlock& block) {
+  const AttentionTask t = find_task<ROWS>(p, &block.task.sequence);
+  if (threadIdx.x == 0) fill_block<ROWS, KEYS, D>(p, t, block);
   __syncthreads();
 }
 
@@ -107,17 +110,18 @@ __device__ __forceinline__ void copy_keys(uint32_t shared, const AttentionArgs& 
   }
 }
 
-// ROWS rows of q, or of what lies as q does, from t.first on; those behind the last are 0.
+// ROWS rows of q, or of what lies as q does, from t.first + `begin` on; those behind the last are 0. `thread`: of
+// THREADS.
 template <int D, int ROWS, int THREADS>
 __device__ __forceinline__ void copy_queries(uint32_t shared, const AttentionArgs& p, const AttentionTask& t,
-                                             const void* q) {
+                                             const void* q, int begin = 0, int thread = threadIdx.x) {
   using Rows = AttentionRows<D>;
   constexpr int kStep = THREADS / Rows::kGroup;
-  const int piece = threadIdx.x % Rows::kGroup, first = threadIdx.x / Rows::kGroup;
+  const int piece = thread % Rows::kGroup, first = begin + thread / Rows::kGroup;
   const uint16_t* const base =
       static_cast<const uint16_t*>(q) + t.q_b * p.q.b + t.q_first * p.q.t + t.head * p.group * p.q.h;
 #pragma unroll 4
-  for (int row = first; row < ROWS; row += kStep) {
+  for (int row = first; row < begin + ROWS; row += kStep) {
     const int number = t.first + row, query = static_cast<int>(p.by_group.quotient(number));
     const uint16_t* const from = base + query * p.q.t + (number - query * p.group) * p.q.h + piece * 8;
 #pragma unroll
