@@ -48,6 +48,8 @@ constexpr int64_t kFewRowsMost = 32;               // of a sequence and KV head:
 constexpr int64_t kManyKeys = 512;                 // of a tile, in the mean: then two warps may share rows
 constexpr int64_t kCacheBytes = int64_t{8} << 20;  // of keys and values that stay in L2 while their tiles are done
 constexpr int64_t kLeastTogether = 16;
+constexpr int64_t kLongTiles = 256;                    // of few rows: what it costs to combine parts is nothing to them
+constexpr int64_t kStreamedBytes = int64_t{64} << 20;  // of keys and values, more than any L2 keeps
 
 AttentionTensor tensor_of(const View& v) {
   return {v.data, v.stride[0], v.stride[1], v.stride[2], v.shape[3] == 1 ? 1 : v.stride[3]};
@@ -175,7 +177,8 @@ int64_t keys_seen(const FlashAttention& p, const AttentionArgs& a, int64_t queri
 // units of a tile's time, and what it costs to combine parts.
 int64_t splits_of(const Context& c, const FlashAttention& p, const AttentionArgs& a, const AttentionKernel& k,
                   int64_t blocks) {
-  const int64_t queries = ceil_div(k.rows, a.group) + 1, tiles = ceil_div(keys_seen(p, a, queries), k.keys) + 1;
+  const int64_t seen = keys_seen(p, a, ceil_div(k.rows, a.group) + 1);
+  const int64_t tiles = ceil_div(seen, k.keys) + (seen < a.capacity ? 1 : 0);  // a window may begin anywhere
   const int64_t most = std::min<int64_t>({kMostAttentionSplits, tiles, INT32_MAX / std::max<int64_t>(blocks, 1)});
   if (p.num_splits > 0) return std::max<int64_t>(1, std::min(p.num_splits, most));
   const int64_t slots = c.multiprocessors * k.blocks, rows = a.batch * a.sq * a.hq;
@@ -189,6 +192,8 @@ int64_t splits_of(const Context& c, const FlashAttention& p, const AttentionArgs
     least = cost;
     best = s;
   }
+  // Blocks that only read do not end together: who ends early takes another part.
+  if (best == 1 && blocks <= slots && k.rows <= 16 && tiles >= kLongTiles) best = 4;
   return best;
 }
 
@@ -214,6 +219,7 @@ bool launch(Context& c, const FlashAttention& p, AttentionArgs a, const Attentio
                 sets = std::max<int64_t>(1, ceil_div(pairs, together));
   a.sets = static_cast<uint32_t>(sets);
   a.by_set = Divisor(static_cast<uint32_t>(together));
+  a.streamed = tiles == 1 && bytes * pairs >= kStreamedBytes;
   a.by_last_set = Divisor(static_cast<uint32_t>(std::max<int64_t>(1, pairs - (sets - 1) * together)));
   if (splits > 1) {
     const int64_t out_rows = a.batch * a.sq * a.hq;
@@ -222,7 +228,9 @@ bool launch(Context& c, const FlashAttention& p, AttentionArgs a, const Attentio
   }
   a.tasks = static_cast<uint32_t>(blocks * splits);
   const bool in_turn = k.loops && all_alike(p, a);
-  const int64_t at_a_time = in_turn ? std::min<int64_t>(a.tasks, c.multiprocessors * k.blocks) : a.tasks;
+  // As many tasks for each block, as far as they go: so none ends long before the others.
+  const int64_t each = in_turn ? ceil_div(a.tasks, int64_t{c.multiprocessors} * k.blocks) : 1;
+  const int64_t at_a_time = ceil_div(a.tasks, each);
   if (!set_off_blocks(a, static_cast<unsigned>(at_a_time), k.shared + (a.q_low ? k.more_shared : 0))) return false;
   if (splits > 1) {
     // As much shared memory as the kernels beside it want: a multiprocessor has to be empty to change its share.

@@ -54,6 +54,7 @@ struct AttentionArgs {
   int64_t positions;    // of the rotary tables; without these more than there can be keys
   bool turns_by_place;  // each query by its own place, and not by used_k
   // How the work is cut.
+  bool streamed;      // keys and values are read once, and are more than L2 holds: they need not stay there
   uint32_t tasks;     // of all blocks
   Divisor by_splits;  // parts of the keys
   Divisor by_tiles;   // of rows, of a sequence; with cu_q of all of them

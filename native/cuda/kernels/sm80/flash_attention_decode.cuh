@@ -200,7 +200,6 @@ __device__ __forceinline__ void decode_block(const AttentionArgs& p, uint8_t* me
   const AttentionTask t = find_task<Shape::kRows>(p, &found, [&](int sequence, int split) {
     if (p.table) pages.guess(p, sequence, split);
   });
-  ptx::let_next_kernel_begin();
   if (t.first >= t.rows) return;
   const KeyTiles all = all_tiles_of<Shape::kKeys>(p, t, t.first, Shape::kRows);
   const int last_row = min(t.first + Shape::kRows, t.rows) - 1;
@@ -453,6 +452,8 @@ __device__ __forceinline__ void decode_block(const AttentionArgs& p, uint8_t* me
     if (Shape::kScaled) __syncwarp();  // before the next keys are widened
   }
 
+  // Not before: blocks that come early lie where room was left, and not evenly.
+  ptx::let_next_kernel_begin();
   copy.end();
   const bool lost = __syncthreads_or(!pages_there);  // and nobody reads the rings any more
   if (lost && threadIdx.x == 0) report_index_error(p.index_error, p.error);

@@ -45,8 +45,13 @@ struct TensorCopy {
     if (!wanted) return ptx::barrier_arrive(barrier(turn));
     const int first = static_cast<int>(at.first), slot = static_cast<int>(at.there ? at.b : p.slots);
     ptx::barrier_expect(barrier(turn), Shape::kStage);
-    ptx::tensor_copy(to, args.k, barrier(turn), 0, first, 0, head, slot);
-    ptx::tensor_copy(to + Shape::kTile, args.v, barrier(turn), 0, first, 0, head, slot);
+    if (p.streamed) {
+      ptx::tensor_copy_streamed(to, args.k, barrier(turn), 0, first, 0, head, slot);
+      ptx::tensor_copy_streamed(to + Shape::kTile, args.v, barrier(turn), 0, first, 0, head, slot);
+    } else {
+      ptx::tensor_copy(to, args.k, barrier(turn), 0, first, 0, head, slot);
+      ptx::tensor_copy(to + Shape::kTile, args.v, barrier(turn), 0, first, 0, head, slot);
+    }
   }
   __device__ __forceinline__ void wait(int turn) const {
     while (!ptx::barrier_try(barrier(turn), turn / Shape::STAGES & 1)) {
