@@ -17,7 +17,7 @@
 // A row's bits depend on its own query, keys and blocks only: not on the rows beside it, nor on how items are cut. Few
 // rows with many keys are cut along the keys too (attention_keys.h).
 // Floor: 2 (d + dv) operations for each pair of query and key that is seen. The exponential is some fourteen operations
-// a lane more, which take a twelfth of the time at d = 64 where they stand alone, and half of that woven in.
+// a lane more, which take about a twelfth of the time at d = 64, woven in as they are.
 
 constexpr int kAttnTall = W == 16 ? 12 : 6;          // keys, or columns of values, of a tile
 constexpr int kAttnFirst = 4;                        // columns into whose products the exponential is woven

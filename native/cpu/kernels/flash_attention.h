@@ -114,8 +114,7 @@ static void attn_few_sequences(const AttnWork& work) {
   const Few f(work.p, work.scores);
   int64_t floats = 0;
   for (int64_t r = 0; r < work.p.sequences; r++)
-    if (work.plans[r].few)
-      floats = most(floats, work.plans[r].heads * f.head_floats(f.group * work.sequences[r].queries));
+    if (work.plans[r].few) floats = most(floats, f.floats(work.plans[r].heads, f.group * work.sequences[r].queries));
   floats = ceil_div(floats, 64) * 64 + 64;
   float* const memory = scratch<float>(work.context, floats * work.context.threads);
   attn_items(work, true, [&](int64_t r, int64_t i, int thread) {

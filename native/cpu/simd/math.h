@@ -1,8 +1,8 @@
 // What the kernels need of mathematics, written in simd's verbs, so that every target computes the same formulas. The
 // polynomials are minimax fits of our own; their errors are those before rounding.
 
-SEQMIX_VERB int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-SEQMIX_VERB int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+SEQMIX_VERB constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+SEQMIX_VERB constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 SEQMIX_VERB int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // e^r - 1 for |r| <= ln2/2: r + r² q(r) (relative error 3e-9).

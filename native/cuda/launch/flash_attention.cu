@@ -49,7 +49,7 @@ constexpr int64_t kManyKeys = 512;                 // of a tile, in the mean: th
 constexpr int64_t kCacheBytes = int64_t{8} << 20;  // of keys and values that stay in L2 while their tiles are done
 constexpr int64_t kLeastTogether = 16;
 constexpr int64_t kLongTiles = 256;                    // of few rows: what it costs to combine parts is nothing to them
-constexpr int64_t kStreamedBytes = int64_t{64} << 20;  // of keys and values, more than any L2 keeps
+constexpr int64_t kStreamedBytes = int64_t{64} << 20;  // of keys and values, more than Hopper's L2 keeps
 
 AttentionTensor tensor_of(const View& v) {
   return {v.data, v.stride[0], v.stride[1], v.stride[2], v.shape[3] == 1 ? 1 : v.stride[3]};
@@ -214,12 +214,12 @@ bool launch(Context& c, const FlashAttention& p, AttentionArgs a, const Attentio
   a.by_splits = Divisor(static_cast<uint32_t>(splits));
   a.by_tiles = Divisor(static_cast<uint32_t>(tiles));
   const int64_t bytes = int64_t{a.capacity} * (a.d + a.dv) * size_of(p.k.dtype);
+  a.streamed = tiles == 1 && bytes * pairs >= kStreamedBytes;
   const int64_t fit = std::max(kLeastTogether, kCacheBytes / std::max<int64_t>(bytes, 1));
   const int64_t together = std::max<int64_t>(1, std::min(pairs, fit)),
                 sets = std::max<int64_t>(1, ceil_div(pairs, together));
   a.sets = static_cast<uint32_t>(sets);
   a.by_set = Divisor(static_cast<uint32_t>(together));
-  a.streamed = tiles == 1 && bytes * pairs >= kStreamedBytes;
   a.by_last_set = Divisor(static_cast<uint32_t>(std::max<int64_t>(1, pairs - (sets - 1) * together)));
   if (splits > 1) {
     const int64_t out_rows = a.batch * a.sq * a.hq;
