@@ -1,185 +1,312 @@
 // flashAttention with few queries a KV head (decode), where the time goes into reading keys and values once.
 //
 // An item takes the keys of one part of a sequence in order, all heads of each (or one head, where the heads of a key
-// do not lie together): memory is read forward, in one stream, which is what it is fastest at. It goes in spans of
-// kFewSpan keys: first the scores of all rows (a row is a query's head; the rows of a KV head go together, and read its
-// keys once), then their weights, then the values; and within a span in batches of kFewBatch keys. A batch is taken
-// head by head, so that what a head's rows need stays in L1, and in registers over several keys. Its lines are in L2
-// by then: as one batch is computed, the next is prefetched line by line, in the order of memory and evenly,
-// since what is asked for in a burst is more than a core can have under way, and the rest of it is dropped.
+// do not lie together): memory is read forward, in one stream, which is what it is fastest at, one to four keys at a
+// time. Each line is prefetched once, some keys ahead: a loop that computes has fewer loads under way than one that
+// only reads. It goes in spans of kFewSpan keys: first the scores of all rows (a row is a query's head; the rows of a
+// KV head read its keys once, at most kFewTogether of them at a time), then their weights, then the values.
 //
-// Keys and values are widened in registers, int8 ones multiplied by their scale as scores and weights. Of W keys the
-// products are kept lane by lane, then added up two by two while they are turned around, which gives W scores side by
-// side. Parts are cut by the bytes of a key alone, and merged in order (attention_keys.h). Floor: the bytes of keys and
-// values.
+// The scores of rows that go together lie side by side, key by key, several keys to a vector: the highest score and the
+// sum of weights are a lane's own up to the end of a span. Products are kept lane by lane, then W of them added up two
+// by two while they are turned around, which gives W scores. Keys and values are widened in registers, int8 ones
+// multiplied by their scale as products and weights. Parts are cut by the bytes of a key alone, and merged in order
+// (attention_keys.h). Floor: the bytes of keys and values.
 
 constexpr int64_t kFewSpan = 64;
-constexpr int64_t kFewBatch = W < 8 ? 8 : W;  // at most 16, of which all are evenly apart (attn_key)
-constexpr int kFewMost = 8;                   // rows of a KV head
-constexpr int kFewSums = 8;                   // vectors that are summed up side by side, in registers
-constexpr int64_t kFewBytes = 1 << 21;        // of a part, about
-constexpr int64_t kFewParts = 256;            // at most
-constexpr int64_t kFewLine = 64;              // bytes
+constexpr int kFewMost = 8;             // rows of a KV head
+constexpr int kFewTogether = 4;         // rows, at most
+constexpr int64_t kFewBytes = 1 << 21;  // of a part, about
+constexpr int64_t kFewParts = 64;       // at most
+constexpr int64_t kFewLine = 64;        // bytes
+constexpr int64_t kFewAhead = 3 << 11;  // bytes to what is prefetched, about
 
-// What a KV head's rows, R of them (the last may be nobody's), take with them.
+// Keys at a time for R rows; from a multiple of it on they lie in one page (attn_key). What is short takes longer to
+// widen and multiply than to read, and gains from several.
+template <int R, class T>
+constexpr int kFewStep = R > 1            ? 8 / R
+                         : sizeof(T) == 4 ? 1
+                         : sizeof(T) == 2 ? 4
+                                          : 8;
+
+// What R rows of a KV head that go together (the last may be nobody's) take with them. A lane is a row, key by key.
 struct FewRows {
   float *queries, *sums;  // R rows of `deep` and of `wide` floats
-  float* scores;          // R rows of kFewSpan
-  AttnSum* totals;
+  float* scores;          // kFewSpan keys of R
+  float *highs, *totals;  // W lanes
+  float* parts;           // W products, lane by lane
 };
 
-// Products of a KV head's rows with a batch, lane by lane: in floats.
-constexpr int64_t kFewProducts = kFewMost * kFewBatch * W;
+// Where they lie, of all heads of an item: `groups` to a head, one after the other, `pitch` floats apart.
+struct FewAll {
+  float* memory;
+  int64_t heads, groups, pitch, R, deep, wide;
 
-// Keys (or values) of one head, at most kFewBatch.
-struct FewKeys {
-  const char* at;
-  int64_t stride;  // in elements
-  int64_t count, width;
+  SEQMIX_VERB FewRows rows(float* own) const {
+    float* const highs = own + R * (deep + wide + kFewSpan);
+    return {own, own + R * deep, own + R * (deep + wide), highs, highs + W, highs + 2 * W};
+  }
+  FewRows rows(int64_t head, int64_t group) const { return rows(memory + (head * groups + group) * pitch); }
 };
 
-// What is to be prefetched: rows of so many bytes, `stride` apart.
-struct FewAhead {
-  uintptr_t row;
-  int64_t at, bytes, stride;
+// Where a key lies, and how many are behind it before another page begins, itself included.
+struct FewPlace {
+  uintptr_t at;
+  int64_t left;
+};
 
-  // The next n bytes' first.
-  SEQMIX_VERB uintptr_t take(int64_t n) {
-    const uintptr_t from = row + static_cast<uintptr_t>(at);
-    at += n;
-    while (at >= bytes) {
-      at -= bytes;
-      row += static_cast<uintptr_t>(stride);
-    }
-    return from;
+// The keys (or values) of an item, in order: those that are next, with their scales where they are int8, and those that
+// are prefetched as they are read.
+struct FewWalk {
+  const AttnSequence& s;
+  const View &v, &scale;
+  int64_t head, end;  // the first head; the last key's end
+  int64_t j, ahead;   // the next key; keys from it to those that are prefetched
+  FewPlace next, scales, later;
+
+  FewWalk(const AttnSequence& sequence, const View& view, const View& scales_, int64_t h0, int64_t heads,
+          AttnRange keys)
+      : s(sequence), v(view), scale(scales_), head(h0), end(keys.end), j(keys.begin) {
+    const int64_t bytes = heads * v.shape[3] * size_of(v.dtype);
+    ahead = most(1, least(kFewSpan, kFewAhead / most(1, bytes)));
+    next = place(v, j);
+    scales = scale.present ? place(scale, j) : next;
+    later = j + ahead < end ? place(v, j + ahead) : next;
+  }
+  FewPlace place(const View& view, int64_t key) const {
+    const int64_t at = attn_key(s, view, key) + head * view.stride[2];
+    return {reinterpret_cast<uintptr_t>(pointer<const char>(view) + at * size_of(view.dtype)),
+            s.table ? view.shape[1] - key % view.shape[1] : INT64_MAX};
+  }
+  SEQMIX_VERB void move(const View& view, FewPlace& p, int64_t n, int64_t to) const {
+    p.left -= n;
+    if (p.left > 0)
+      p.at += static_cast<uintptr_t>(n * view.stride[1] * size_of(view.dtype));
+    else if (to < end)
+      p = place(view, to);
+  }
+  SEQMIX_VERB void go(int64_t n) {
+    j += n;
+    move(v, next, n, j);
+    if (scale.present) move(scale, scales, n, j);
+    move(v, later, n, j + ahead);
   }
 };
 
-// Into L2: a batch may be more than L1 holds.
-SEQMIX_VERB void few_prefetch(uintptr_t at) { __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2); }
+// A key of one head, with others `stride` elements on, and their scales, if int8; and what is to be prefetched
+// meanwhile: for each line of a key one of each, `lines` bytes apart, `faster` times as far on as the key's own.
+template <class T>
+struct FewKey {
+  const T* at;
+  int64_t stride, width;
+  const float* scale;
+  int64_t scale_stride;
+  uintptr_t ahead, faster, lines;
+};
 
-// Products of R rows with N keys, lane by lane: into parts[(r * kFewBatch + n) * W].
-template <int R, int N, class T>
-SEQMIX_VERB void few_products_step(const T* key, int64_t stride, int64_t d, const float* queries, uintptr_t ahead,
-                                   float* parts) {
+// The next N keys of an item's first head. Where keys follow each other in memory, what is prefetched is the next line,
+// and the next, as memory likes it best.
+template <class T>
+SEQMIX_VERB FewKey<T> few_key(const FewWalk& walk, int64_t heads, int N) {
+  const int64_t stride = walk.v.stride[1], width = walk.v.shape[3];
+  const bool close = walk.v.stride[2] == width && stride == heads * width;
+  return {reinterpret_cast<const T*>(walk.next.at),
+          stride,
+          width,
+          reinterpret_cast<const float*>(walk.scales.at),
+          walk.scale.stride[1],
+          walk.later.at,
+          static_cast<uintptr_t>(close ? N : 1),
+          static_cast<uintptr_t>(close ? kFewLine : stride * static_cast<int64_t>(sizeof(T)))};
+}
+
+// The same keys of a later head.
+template <class T>
+SEQMIX_VERB void few_next_head(const FewWalk& walk, FewKey<T>& key, int64_t heads) {
+  key.at += heads * walk.v.stride[2];
+  key.ahead += static_cast<uintptr_t>(heads * walk.v.stride[2]) * sizeof(T) * key.faster;
+  if constexpr (sizeof(T) == 1) key.scale += heads * walk.scale.stride[2];
+}
+
+// Of N keys (or values), which ones' lines some rows prefetch.
+template <int N, int Begin, int End>
+struct FewPart {
+  static constexpr int keys = N, begin = Begin, end = End;
+};
+
+// step(part, key, rows) for all rows and the keys up to `end`, N at a time. Two groups of a head prefetch half of the
+// keys each, so that it goes evenly.
+template <int N, class T, class F>
+SEQMIX_VERB void few_steps(FewWalk& walk, const FewAll& all, int64_t end, const F& step) {
+  while (walk.j < end) {
+    const bool whole = walk.j % N == 0 && walk.j + N <= end;
+    FewKey<T> key = few_key<T>(walk, all.heads, whole ? N : 1);
+    float* own = all.memory;
+    for (int64_t h = 0; h < all.heads; h++, few_next_head(walk, key, 1))
+      for (int64_t g = 0; g < all.groups; g++, own += all.pitch) {
+        if (!whole)
+          step(FewPart<1, 0, 1>{}, key, own);
+        else if (N == 1 || all.groups == 1)
+          step(FewPart<N, 0, N>{}, key, own);
+        else if (g == 0)
+          step(FewPart<N, 0, N / 2>{}, key, own);
+        else
+          step(FewPart<N, N / 2, N>{}, key, own);
+      }
+    walk.go(whole ? N : 1);
+  }
+}
+
+// body(c, columns, W) for the columns (of vectors) of a whole line, as which later keys are prefetched; body(c, one, n)
+// for each of the others.
+template <class Part, class T, class F>
+SEQMIX_VERB void few_lines(const FewKey<T>& key, const F& body) {
   constexpr int64_t kWidth = most(W, kFewLine / static_cast<int64_t>(sizeof(T)));
-  const int64_t deep = ceil_div(d, W) * W;
-  vf acc[N][R];
+  int64_t c = 0;
+  for (; c + kWidth <= key.width; c += kWidth) {
+    const uintptr_t ahead = key.ahead + static_cast<uintptr_t>(c) * sizeof(T) * key.faster;
+#pragma GCC unroll 8
+    for (int n = Part::begin; n < Part::end; n++)  // into L2: what is ahead may be more than L1 holds
+      __builtin_prefetch(reinterpret_cast<const void*>(ahead + n * key.lines), 0, 2);
+    body(c, std::integral_constant<int, kWidth / W>{}, W);
+  }
+  for (; c < key.width; c += W) body(c, std::integral_constant<int, 1>{}, least(W, key.width - c));
+}
+
+// Products of R rows with N keys, lane by lane, [key][row]. One row goes key by key, as they come from memory.
+template <int R, class Part, int N, class T>
+SEQMIX_VERB void few_products_step(const FewKey<T>& key, const float* queries, int64_t deep, vf (&acc)[N * R]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < N * R; i++) acc[i] = set1(0);
+  few_lines<Part>(key, [&](int64_t c, auto columns, int64_t count) __attribute__((always_inline)) {
+    constexpr int kColumns = columns();
+    const T* const at = key.at + c;
+#pragma GCC unroll 16
+    for (int i = 0; i < kColumns; i++) {
+      vf k[N];
+#pragma GCC unroll 8
+      for (int n = 0; n < N; n++) k[n] = load_some(at + n * key.stride + i * W, count);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        const vf q = load(queries + r * deep + c + i * W);
+#pragma GCC unroll 8
+        for (int n = 0; n < N; n++) acc[n * R + r] = fma(q, k[n], acc[n * R + r]);
+      }
+    }
+  });
+}
+
+// The scores of R rows with N keys, of which the first is number `i` of a span that ends after `count`.
+template <int R, class Part, class T>
+SEQMIX_VERB void few_scores_step(const FewKey<T>& key, const FewRows& rows, int64_t deep, int64_t i, int64_t count) {
+  constexpr int N = Part::keys;
+  vf acc[N * R];
+  few_products_step<R, Part, N>(key, rows.queries, deep, acc);
+  if constexpr (sizeof(T) == 1) {
+#pragma GCC unroll 16
+    for (int n = 0; n < N * R; n++) acc[n] = acc[n] * set1(key.scale[n / R * key.scale_stride]);
+  }
+  float* const to = rows.scores + i * R / W * W;
+  if constexpr (N * R % W == 0) {
+#pragma GCC unroll 16
+    for (int n = 0; n < N * R; n += W) store(to + n, sums(acc + n));
+  } else {
+#pragma GCC unroll 16
+    for (int n = 0; n < N * R; n++) store(rows.parts + (i * R % W + n) * W, acc[n]);
+    if ((i + N) * R % W != 0 && i + N != count) return;
+    vf lanes[W];
+#pragma GCC unroll 16
+    for (int n = 0; n < W; n++) lanes[n] = load(rows.parts + n * W);
+    store(to, sums(lanes));
+  }
+}
+
+// The scores of all rows with the keys up to `end` of the span that begins at `span`.
+template <int R, class T>
+static void few_scores(FewWalk& walk, const FewAll& all, int64_t span, int64_t end) {
+  few_steps<kFewStep<R, T>, T>(
+      walk, all, end, [&](auto part, const FewKey<T>& key, float* own) __attribute__((always_inline)) {
+        few_scores_step<R, decltype(part)>(key, all.rows(own), all.deep, walk.j - span, end - span);
+      });
+}
+
+// Sums of R rows += weights · values, for N of them; weights[n * apart + r].
+template <int R, class Part, class T>
+SEQMIX_VERB void few_values_step(const FewKey<T>& value, const float* weights, int64_t apart, int64_t wide,
+                                 float* sums) {
+  constexpr int N = Part::keys;
+  vf w[N * R];
 #pragma GCC unroll 8
   for (int n = 0; n < N; n++)
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) acc[n][r] = set1(0);
-  const auto column = [&](int64_t c, int64_t count) __attribute__((always_inline)) {
-    vf k[N];
-#pragma GCC unroll 8
-    for (int n = 0; n < N; n++) k[n] = load_some(key + n * stride + c, count);
-#pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      const vf q = load(queries + r * deep + c);
-#pragma GCC unroll 8
-      for (int n = 0; n < N; n++) acc[n][r] = fma(q, k[n], acc[n][r]);
+      w[n * R + r] = set1(weights[n * apart + r]);
+      if constexpr (sizeof(T) == 1) w[n * R + r] = w[n * R + r] * set1(value.scale[n * value.scale_stride]);
     }
-  };
-  int64_t c = 0;
-  for (; c + kWidth <= d; c += kWidth) {
-#pragma GCC unroll 8
-    for (int n = 0; n < N; n++) few_prefetch(ahead + n * kFewLine);
-    ahead += N * kFewLine;
-#pragma GCC unroll 8
-    for (int64_t i = 0; i < kWidth; i += W) column(c + i, W);
-  }
-  for (; c < d; c += W) column(c, least(W, d - c));
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-    for (int n = 0; n < N; n++) store(parts + (r * kFewBatch + n) * W, acc[n][r]);
-}
-
-template <int R, class T>
-static void few_products(const FewKeys& keys, const float* queries, FewAhead& ahead, float* parts) {
-  constexpr int N = kFewSums / R;
-  const T* const key = reinterpret_cast<const T*>(keys.at);
-  const int64_t bytes = keys.width * static_cast<int64_t>(sizeof(T));
-  int64_t j = 0;
-  for (; j + N <= keys.count; j += N)
-    few_products_step<R, N>(key + j * keys.stride, keys.stride, keys.width, queries, ahead.take(N * bytes),
-                            parts + j * W);
-  for (; j < keys.count; j++)
-    few_products_step<R, 1>(key + j * keys.stride, keys.stride, keys.width, queries, ahead.take(bytes), parts + j * W);
-}
-
-// W products, lane by lane, as W scores side by side.
-SEQMIX_VERB vf few_scores(const float* parts) {
-  vf lanes[W];
+  few_lines<Part>(value, [&](int64_t c, auto columns, int64_t count) __attribute__((always_inline)) {
+    constexpr int kColumns = columns();
+    const T* const at = value.at + c;
+    float* const to = sums + c;
+    if constexpr (R == 1) {
+      vf sum[kColumns];
 #pragma GCC unroll 16
-  for (int i = 0; i < W; i++) lanes[i] = load(parts + i * W);
-  return sums(lanes);
-}
-
-// Sums of R rows += weights · values, in C vectors from element c on; weights[r * kFewSpan + j].
-template <int R, int C, class T>
-SEQMIX_VERB void few_values_tile(const FewKeys& values, int64_t c, int64_t width, const float* weights, FewAhead& ahead,
-                                 float* sums) {
-  constexpr int64_t kBytes = C * W * static_cast<int64_t>(sizeof(T)), kLines = most(1, kBytes / kFewLine);
-  constexpr int64_t kEvery = most(1, kFewLine / kBytes);
-  const int64_t wide = ceil_div(values.width, W) * W;
-  const T* value = reinterpret_cast<const T*>(values.at) + c;
-  uintptr_t next = ahead.take(values.count * kBytes);
-  vf acc[R][C];
+      for (int i = 0; i < kColumns; i++) sum[i] = load(to + i * W);
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
+      for (int n = 0; n < N; n++)
+#pragma GCC unroll 16
+        for (int i = 0; i < kColumns; i++) sum[i] = fma(w[n], load_some(at + n * value.stride + i * W, count), sum[i]);
+#pragma GCC unroll 16
+      for (int i = 0; i < kColumns; i++) store(to + i * W, sum[i]);
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < kColumns; i++) {
+        vf v[N];
 #pragma GCC unroll 8
-    for (int i = 0; i < C; i++) acc[r][i] = load(sums + r * wide + c + i * W);
-  for (int64_t j = 0; j < values.count; j++) {
-    if (j % kEvery == 0) {
+        for (int n = 0; n < N; n++) v[n] = load_some(at + n * value.stride + i * W, count);
 #pragma GCC unroll 8
-      for (int64_t i = 0; i < kLines; i++) few_prefetch(next + i * kFewLine);
-      next += kLines * kFewLine;
+        for (int r = 0; r < R; r++) {
+          vf sum = load(to + r * wide + i * W);
+#pragma GCC unroll 8
+          for (int n = 0; n < N; n++) sum = fma(w[n * R + r], v[n], sum);
+          store(to + r * wide + i * W, sum);
+        }
+      }
     }
-    vf v[C];
-#pragma GCC unroll 8
-    for (int i = 0; i < C; i++) v[i] = load_some(value + i * W, width);
-    value += values.stride;
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-      const vf w = set1(weights[r * kFewSpan + j]);
-#pragma GCC unroll 8
-      for (int i = 0; i < C; i++) acc[r][i] = fma(w, v[i], acc[r][i]);
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-    for (int i = 0; i < C; i++) store(sums + r * wide + c + i * W, acc[r][i]);
+  });
 }
 
-// The same in all vectors from element c on, C at a time while there are so many.
-template <int R, int C, class T>
-SEQMIX_VERB void few_values_columns(const FewKeys& values, int64_t c, const float* weights, FewAhead& ahead,
-                                    float* sums) {
-  for (; c + C * W <= values.width; c += C * W) few_values_tile<R, C, T>(values, c, W, weights, ahead, sums);
-  if (c == values.width) return;
-  if constexpr (C > 1)
-    few_values_columns<R, C / 2, T>(values, c, weights, ahead, sums);
-  else
-    few_values_tile<R, 1, T>(values, c, values.width - c, weights, ahead, sums);
-}
-
+// The same of all rows and the values up to `end`, which all of them see.
 template <int R, class T>
-static void few_values(const FewKeys& values, const float* weights, FewAhead& ahead, float* sums) {
-  few_values_columns<R, kFewSums / R, T>(values, 0, weights, ahead, sums);
+static void few_values(FewWalk& walk, const FewAll& all, int64_t span, int64_t end) {
+  few_steps<kFewStep<R, T>, T>(
+      walk, all, end, [&](auto part, const FewKey<T>& value, float* own) __attribute__((always_inline)) {
+        const FewRows rows = all.rows(own);
+        few_values_step<R, decltype(part)>(value, rows.scores + (walk.j - span) * R, R, all.wide, rows.sums);
+      });
 }
 
-using FewProducts = void (*)(const FewKeys&, const float*, FewAhead&, float*);
-using FewValues = void (*)(const FewKeys&, const float*, FewAhead&, float*);
+// One row's sum += weight · the next value of the h-th head.
+template <class T>
+static void few_value(const FewWalk& walk, int64_t h, const float* weight, float* sum) {
+  FewKey<T> value = few_key<T>(walk, 1, 1);
+  few_next_head(walk, value, h);
+  few_values_step<1, FewPart<1, 0, 1>>(value, weight, 0, 0, sum);
+}
+
+// Keys [begin, end) of the span from key `base` on, a multiple of kFewSpan; and R rows of a head with them, from `row`
+// on.
+struct FewSpan {
+  int64_t base, begin, end;
+  int64_t head, row, R;
+};
+
+using FewPass = void (*)(FewWalk&, const FewAll&, int64_t, int64_t);
 
 struct Few {
   const FlashAttention& p;
   const AttnScores& scores;
   int64_t group, d, dv, deep, wide;  // d and dv in whole vectors
-  int64_t size;                      // bytes of an element of the cache
-  FewProducts products[4];           // of 1, 2, 4 and 8 rows
-  FewValues sum[4];
+  FewPass products[3], values[3];    // of 1, 2 and 4 rows together
+  void (*value)(const FewWalk&, int64_t, const float*, float*);
 
   Few(const FlashAttention& problem, const AttnScores& s)
       : p(problem),
@@ -188,26 +315,27 @@ struct Few {
         d(p.q.shape[3]),
         dv(p.v.shape[3]),
         deep(ceil_div(d, W) * W),
-        wide(ceil_div(dv, W) * W),
-        size(size_of(p.k.dtype)) {
+        wide(ceil_div(dv, W) * W) {
     with_cache(p.k.dtype, [&](auto kind) {
       using T = decltype(kind);
-      const FewProducts s_[] = {few_products<1, T>, few_products<2, T>, few_products<4, T>, few_products<8, T>};
-      const FewValues v_[] = {few_values<1, T>, few_values<2, T>, few_values<4, T>, few_values<8, T>};
-      for (int i = 0; i < 4; i++) {
-        products[i] = s_[i];
-        sum[i] = v_[i];
-      }
+      products[0] = few_scores<1, T>;
+      products[1] = few_scores<2, T>;
+      products[2] = few_scores<4, T>;
+      values[0] = few_values<1, T>;
+      values[1] = few_values<2, T>;
+      values[2] = few_values<4, T>;
+      value = few_value<T>;
     });
   }
 
-  static int kind(int64_t rows) { return rows <= 1 ? 0 : rows <= 2 ? 1 : rows <= 4 ? 2 : 3; }
-  // One head's memory: FewRows, in whole vectors.
-  int64_t head_floats(int64_t rows) const {
-    return ceil_div((int64_t{1} << kind(rows)) * (deep + wide + kFewSpan + 2), W) * W;
+  // Of so many rows of a KV head, those that go together.
+  static int64_t together(int64_t rows) { return rows <= 2 ? rows : kFewTogether; }
+  // Their memory, FewRows, in whole vectors.
+  int64_t pitch(int64_t R) const { return R * (deep + wide + kFewSpan) + 2 * W + W * W; }
+  int64_t floats(int64_t heads, int64_t rows) const {
+    const int64_t R = together(rows);
+    return heads * ceil_div(rows, R) * pitch(R);
   }
-  // An item's: products, and so many heads.
-  int64_t floats(int64_t heads, int64_t rows) const { return kFewProducts + heads * head_floats(rows); }
 };
 
 // Some heads of a sequence and one part of its keys.
@@ -217,153 +345,146 @@ struct FewItem {
   AttnPart part;
 };
 
-inline FewRows few_rows(const Few& f, float* memory, int64_t head, int64_t R) {
-  FewRows rows{};
-  rows.queries = memory + kFewProducts + head * f.head_floats(R);
-  rows.sums = rows.queries + R * f.deep;
-  rows.scores = rows.sums + R * f.wide;
-  rows.totals = reinterpret_cast<AttnSum*>(rows.scores + R * kFewSpan);
-  return rows;
-}
-
-// The scales of `count` keys from j on.
-inline void few_scales(const AttnSequence& s, const View& v, int64_t j, int64_t count, int64_t head, float* to) {
-  const int64_t at = attn_key(s, v, j) + head * v.stride[2];
-  for (int64_t i = 0; i < kFewBatch; i++) to[i] = i < count ? floats(v)[at + i * v.stride[1]] : 0;
-}
-
-// Where the batch of keys from j on ends.
-SEQMIX_VERB int64_t few_batch_end(int64_t j, int64_t end) { return least(end, j / kFewBatch * kFewBatch + kFewBatch); }
-
-// The keys [j, end) of a head.
-inline FewKeys few_keys(const Few& f, const AttnSequence& s, const View& v, int64_t j, int64_t end, int64_t head) {
-  return {pointer<const char>(v) + (attn_key(s, v, j) + head * v.stride[2]) * f.size, v.stride[1], end - j, v.shape[3]};
-}
-
-// The keys from j on, of an item's heads.
-inline FewAhead few_ahead(const Few& f, const AttnSequence& s, const FewItem& item, const View& v, int64_t j) {
-  const int64_t row = (item.h1 - item.h0 - 1) * v.stride[2] + v.shape[3];
-  return {reinterpret_cast<uintptr_t>(few_keys(f, s, v, j, j, item.h0).at), 0, most(1, row * f.size),
-          v.stride[1] * f.size};
-}
-
-// Weights of a row, whose scores of the keys [j, j + n) begin at `row`; what it does not see becomes 0.
-inline void few_weights(const Few& f, const AttnSequence& s, int64_t sequence, int64_t i, int64_t h, int64_t j,
-                        int64_t n, float* row, AttnSum& total, float* sums) {
-  const int64_t whole = ceil_div(n, W) * W;
-  if (f.scores.cap > 0 || f.scores.slopes.present)
-    attn_shape_scores(f.scores, f.scores.slopes.present ? f.scores.slope(sequence, h) : 0, s.position(i), j, whole,
-                      row);
-  const AttnRange range = attn_range(f.p, s, i);
-  const int64_t begin = most(0, least(range.begin - j, n)), end = most(begin, least(range.end - j, n));
-  for (int64_t k = 0; k < begin; k++) row[k] = kAttnNever;
-  for (int64_t k = end; k < whole; k++) row[k] = kAttnNever;
-  vf a = set1(total.high);
-  for (int64_t k = 0; k < whole; k += W) a = max(load(row + k), a);
-  const float high = highest(a), from = high == kAttnNever ? 0 : high;
-  vf now = set1(0);
-  for (int64_t k = 0; k < whole; k += W) {
-    const vf w = attn_weight(load(row + k) - set1(from));
-    store(row + k, w);
-    now = now + w;
+// Softcap and ALiBi for the scores of lanes [a, b).
+inline void few_shape(const Few& f, const AttnSequence& s, const FewItem& item, const FewSpan& span, int64_t a,
+                      int64_t b, float* x) {
+  alignas(64) float slopes[W] = {}, places[W] = {};  // places: less the lane's own key
+  for (int64_t l = 0; l < W && f.scores.slopes.present; l++) {
+    const int64_t r = least(span.row + l % span.R, f.group * s.queries - 1);
+    slopes[l] = f.scores.slope(item.sequence, span.head * f.group + r % f.group);
+    places[l] = static_cast<float>(s.position(r / f.group) - span.base - l / span.R);
   }
-  const float shrink = high == total.high ? 1 : attn_weight(total.high - high);
-  total = {high, total.sum * shrink + sum(now)};
-  if (shrink == 1) return;
-  for (int64_t c = 0; c < f.wide; c += W) store(sums + c, load(sums + c) * set1(shrink));
+  for (int64_t i = a; i < b; i += W) {
+    vf score = load(x + i);
+    if (f.scores.cap > 0) score = tanh(score) * set1(f.scores.cap);
+    if (f.scores.slopes.present)
+      score = fma(load(slopes), abs(load(places) - set1(static_cast<float>(i / span.R))), score);
+    store(x + i, score);
+  }
 }
 
-// The scores of all rows with the keys [j, end), a batch, in a span that begins at `span`.
-inline void few_batch_scores(const Few& f, const AttnSequence& s, const FewItem& item, int64_t span, int64_t j,
-                             int64_t end, FewAhead ahead, int kind, float* memory) {
-  const int64_t R = int64_t{1} << kind;
-  float scales[kFewBatch];
-  for (int64_t head = item.h0; head < item.h1; head++) {
-    const FewRows own = few_rows(f, memory, head - item.h0, R);
-    f.products[kind](few_keys(f, s, f.p.k, j, end, head), own.queries, ahead, memory);
-    if (f.p.k_scale.present) few_scales(s, f.p.k_scale, j, end - j, head, scales);
-    for (int64_t r = 0; r < R; r++)
-      for (int64_t k = 0; k < end - j; k += W) {
-        const vf x = few_scores(memory + (r * kFewBatch + k) * W);
-        store(own.scores + r * kFewSpan + j - span + k, f.p.k_scale.present ? x * load(scales + k) : x);
+// What a row does not see, or is no key, becomes -infinity: in lanes [a, b).
+inline void few_mask(const Few& f, const AttnSequence& s, const FewSpan& span, int64_t a, int64_t b, float* x) {
+  for (int64_t i = a; i < (span.begin - span.base) * span.R; i++) x[i] = kAttnNever;
+  for (int64_t i = (span.end - span.base) * span.R; i < b; i++) x[i] = kAttnNever;
+  for (int64_t r = 0; r < least(span.R, f.group * s.queries - span.row); r++) {
+    const AttnRange range = attn_range(f.p, s, (span.row + r) / f.group);
+    for (int64_t j = span.begin; j < least(span.end, range.begin); j++) x[(j - span.base) * span.R + r] = kAttnNever;
+    for (int64_t j = most(span.begin, range.end); j < span.end; j++) x[(j - span.base) * span.R + r] = kAttnNever;
+  }
+}
+
+// The highest of a row's lanes, in all of them.
+SEQMIX_VERB vf few_highest(vf high, int64_t R) {
+  if (R == 1) return set1(highest(high));
+  alignas(64) float lanes[W];
+  store(lanes, high);
+  for (int64_t l = R; l < W; l++) lanes[l % R] = lanes[l] > lanes[l % R] ? lanes[l] : lanes[l % R];
+  for (int64_t l = R; l < W; l++) lanes[l] = lanes[l % R];
+  return load(lanes);
+}
+
+// Scores of lanes [a, b) become weights, relative to `from`. Returns their sums.
+SEQMIX_VERB vf few_weigh(float* x, int64_t a, int64_t b, vf from) {
+  constexpr int kTogether = 4;
+  vf total = set1(0);
+  int64_t i = a;
+  for (; i + kTogether * W <= b; i += kTogether * W) {
+    vf w[kTogether];
+#pragma GCC unroll 4
+    for (int n = 0; n < kTogether; n++) w[n] = load(x + i + n * W) - from;
+    attn_weights<kTogether>(w);
+#pragma GCC unroll 4
+    for (int n = 0; n < kTogether; n++) {
+      store(x + i + n * W, w[n]);
+      total = total + w[n];
+    }
+  }
+  for (; i < b; i += W) {
+    const vf w = attn_weight(load(x + i) - from);
+    store(x + i, w);
+    total = total + w;
+  }
+  return total;
+}
+
+// Scores of some rows become weights; what was summed up before shrinks where a higher one has come.
+inline void few_weights(const Few& f, const AttnSequence& s, const FewItem& item, const FewSpan& span,
+                        const FewRows& own) {
+  float* const x = own.scores;
+  const int64_t a = (span.begin - span.base) * span.R / W * W;
+  const int64_t b = ceil_div((span.end - span.base) * span.R, W) * W;
+  if (f.scores.cap > 0 || f.scores.slopes.present) few_shape(f, s, item, span, a, b, x);
+  few_mask(f, s, span, a, b, x);
+  const vf before = load(own.highs);
+  vf high = before;
+  for (int64_t i = a; i < b; i += W) high = max(load(x + i), high);
+  high = few_highest(high, span.R);
+  store(own.highs, high);
+  if (any(less(before, high))) {
+    alignas(64) float shrink[W];
+    store(shrink, select(equal(high, before), set1(1), attn_weight(before - high)));
+    store(own.totals, load(own.totals) * load(shrink));
+    for (int64_t r = 0; r < span.R; r++)
+      for (int64_t c = 0; c < f.wide && shrink[r] != 1; c += W)
+        store(own.sums + r * f.wide + c, load(own.sums + r * f.wide + c) * set1(shrink[r]));
+  }
+  const vf from = select(equal(high, set1(kAttnNever)), set1(0), high);
+  store(own.totals, load(own.totals) + few_weigh(x, a, b, from));
+}
+
+// The values of a span that not all rows see: none touches one that it does not.
+inline void few_values_apart(const Few& f, const AttnSequence& s, FewWalk& walk, const FewAll& all,
+                             const FewSpan& span) {
+  for (; walk.j < span.end; walk.go(1))
+    for (int64_t row = 0; row < f.group * s.queries; row++) {
+      const AttnRange range = attn_range(f.p, s, row / f.group);
+      if (walk.j < range.begin || walk.j >= range.end) continue;
+      for (int64_t h = 0; h < all.heads; h++) {
+        const FewRows own = all.rows(h, row / span.R);
+        const int64_t r = row % span.R;
+        f.value(walk, h, own.scores + (walk.j - span.base) * span.R + r, own.sums + r * f.wide);
       }
-  }
-}
-
-// Their values, weighted.
-inline void few_batch_values(const Few& f, const AttnSequence& s, const FewItem& item, int64_t span, int64_t j,
-                             int64_t end, FewAhead ahead, int kind, float* memory) {
-  const int64_t R = int64_t{1} << kind, rows = f.group * s.queries;
-  const bool all = attn_range(f.p, s, 0).end >= end && attn_range(f.p, s, s.queries - 1).begin <= j;
-  float scales[kFewBatch];
-  for (int64_t head = item.h0; head < item.h1; head++) {
-    const FewRows own = few_rows(f, memory, head - item.h0, R);
-    if (f.p.v_scale.present) {
-      few_scales(s, f.p.v_scale, j, end - j, head, scales);
-      for (int64_t r = 0; r < rows; r++)
-        for (int64_t k = 0; k < end - j; k++) own.scores[r * kFewSpan + j - span + k] *= scales[k];
     }
-    if (all) {
-      f.sum[kind](few_keys(f, s, f.p.v, j, end, head), own.scores + j - span, ahead, own.sums);
-      continue;
-    }
-    for (int64_t r = 0; r < rows; r++) {  // no row touches a value that it does not see
-      const AttnRange range = attn_range(f.p, s, r / f.group);
-      const int64_t a = most(j, range.begin), b = least(end, range.end);
-      if (a < b)
-        f.sum[0](few_keys(f, s, f.p.v, a, b, head), own.scores + r * kFewSpan + a - span, ahead, own.sums + r * f.wide);
-    }
-  }
-}
-
-// One span of keys, [j, end).
-inline void few_span(const Few& f, const AttnSequence& s, const FewItem& item, int64_t j, int64_t end, int kind,
-                     float* memory) {
-  const int64_t R = int64_t{1} << kind, rows = f.group * s.queries;
-  for (int64_t k = j, next; k < end; k = next) {
-    next = few_batch_end(k, end);
-    const FewAhead ahead = next < end ? few_ahead(f, s, item, f.p.k, next) : few_ahead(f, s, item, f.p.v, j);
-    few_batch_scores(f, s, item, j, k, next, ahead, kind, memory);
-  }
-  for (int64_t head = item.h0; head < item.h1; head++) {
-    const FewRows own = few_rows(f, memory, head - item.h0, R);
-    for (int64_t r = 0; r < rows; r++)
-      few_weights(f, s, item.sequence, r / f.group, head * f.group + r % f.group, j, end - j, own.scores + r * kFewSpan,
-                  own.totals[r], own.sums + r * f.wide);
-  }
-  for (int64_t k = j, next; k < end; k = next) {
-    next = few_batch_end(k, end);
-    // behind the last batch nothing: what is there is prefetched again
-    const FewAhead ahead = few_ahead(f, s, item, next < end ? f.p.v : f.p.k, next < item.keys.end ? next : k);
-    few_batch_values(f, s, item, j, k, next, ahead, kind, memory);
-  }
 }
 
 inline void few_item(const Few& f, const AttnSequence& s, const FewItem& item, float* memory) {
-  const int64_t rows = f.group * s.queries;
-  const int kind = Few::kind(rows);
-  const int64_t R = int64_t{1} << kind;
-  for (int64_t i = 0; i < kFewProducts; i += W) store(memory + i, set1(0));
-  for (int64_t head = item.h0; head < item.h1; head++) {
-    const FewRows own = few_rows(f, memory, head - item.h0, R);
-    for (int64_t r = 0; r < R; r++) {
-      for (int64_t c = 0; c < f.wide; c += W) store(own.sums + r * f.wide + c, set1(0));
-      for (int64_t c = 0; c < f.deep; c += W) store(own.queries + r * f.deep + c, set1(0));
-      for (int64_t c = 0; c < kFewSpan; c++) own.scores[r * kFewSpan + c] = 0;
-      own.totals[r] = {kAttnNever, 0};
-      if (r < rows)
-        attn_load_query(f.p, f.scores, s, r / f.group, head * f.group + r % f.group, own.queries + r * f.deep);
-    }
+  const int64_t count = f.group * s.queries, R = Few::together(count);
+  const FewAll all{memory, item.h1 - item.h0, ceil_div(count, R), f.pitch(R), R, f.deep, f.wide};
+  const auto each_row = [&](const auto& body) {
+    for (int64_t h = item.h0; h < item.h1; h++)
+      for (int64_t row = 0; row < count; row++)
+        body(all.rows(h - item.h0, row / R), row % R, row / f.group, h * f.group + row % f.group);
+  };
+  for (int64_t i = 0; i < all.heads * all.groups; i++) {
+    const FewRows own = all.rows(memory + i * all.pitch);
+    for (float* at = own.queries; at < own.scores; at += W) store(at, set1(0));
+    store(own.highs, set1(kAttnNever));
+    store(own.totals, set1(0));
   }
-  for (int64_t j = item.keys.begin; j < item.keys.end;) {
-    const int64_t end = least(item.keys.end, j / kFewSpan * kFewSpan + kFewSpan);  // spans from key 0 on
-    few_span(f, s, item, j, end, kind, memory);
-    j = end;
+  each_row([&](const FewRows& own, int64_t r, int64_t query, int64_t head) {
+    attn_load_query(f.p, f.scores, s, query, head, own.queries + r * f.deep);
+  });
+  FewWalk keys(s, f.p.k, f.p.k_scale, item.h0, all.heads, item.keys);
+  FewWalk values(s, f.p.v, f.p.v_scale, item.h0, all.heads, item.keys);
+  while (keys.j < item.keys.end) {
+    FewSpan span{keys.j / kFewSpan * kFewSpan, keys.j, 0, 0, 0, R};
+    span.end = least(item.keys.end, span.base + kFewSpan);
+    f.products[R / 2](keys, all, span.base, span.end);
+    for (int64_t h = 0; h < all.heads; h++)
+      for (int64_t g = 0; g < all.groups; g++) {
+        span.head = item.h0 + h;
+        span.row = g * R;
+        few_weights(f, s, item, span, all.rows(h, g));
+      }
+    if (attn_range(f.p, s, 0).end >= span.end && attn_range(f.p, s, s.queries - 1).begin <= span.begin)
+      f.values[R / 2](values, all, span.base, span.end);
+    else
+      few_values_apart(f, s, values, all, span);
   }
-  for (int64_t head = item.h0; head < item.h1; head++) {
-    const FewRows own = few_rows(f, memory, head - item.h0, R);
-    for (int64_t r = 0; r < rows; r++)
-      attn_deliver(f.p, f.scores, s, item.part, r / f.group, head * f.group + r % f.group, own.totals[r],
-                   own.sums + r * f.wide);
-  }
+  each_row([&](const FewRows& own, int64_t r, int64_t query, int64_t head) {
+    float total = 0;
+    for (int64_t l = r; l < W; l += R) total += own.totals[l];
+    attn_deliver(f.p, f.scores, s, item.part, query, head, {own.highs[r], total}, own.sums + r * f.wide);
+  });
 }

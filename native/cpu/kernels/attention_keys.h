@@ -208,19 +208,6 @@ SEQMIX_VERB float attn_weight(float t) { return highest(attn_weight(set1(t))); }
 
 constexpr float kAttnNever = -__builtin_inff();
 
-// The scores of a query at `position` with n keys from j on, side by side, after softcap and ALiBi.
-inline void attn_shape_scores(const AttnScores& scores, float slope, int64_t position, int64_t j, int64_t n,
-                              float* row) {
-  alignas(64) float steps[W];
-  for (int i = 0; i < W; i++) steps[i] = static_cast<float>(i);
-  for (int64_t i = 0; i < n; i += W) {
-    vf x = load(row + i);
-    if (scores.cap > 0) x = tanh(x) * set1(scores.cap);
-    if (scores.slopes.present) x = fma(set1(slope), abs(set1(static_cast<float>(position - j - i)) - load(steps)), x);
-    store(row + i, x);
-  }
-}
-
 // Softmax over keys that come in parts: the highest score, and the sum of weights relative to it.
 struct AttnSum {
   float high, sum;
