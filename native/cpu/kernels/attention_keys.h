@@ -173,11 +173,6 @@ inline void attn_load_query(const FlashAttention& p, const AttnScores& scores, c
 SEQMIX_VERB void attn_prefetch(const void* row, int64_t bytes) {
   for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(row) + line);
 }
-SEQMIX_VERB void attn_prefetch_query(const FlashAttention& p, const AttnSequence& s, int64_t i, int64_t h) {
-  const int64_t at = s.q_row * p.q.stride[0] + (s.q0 + i) * p.q.stride[1] + h * p.q.stride[2];
-  const int64_t size = size_of(p.q.dtype);
-  attn_prefetch(pointer<const char>(p.q) + at * size, p.q.shape[3] * size);
-}
 
 // 2^t for t <= 0, 0 below 2^-127 (whose exponent is that of 0, and where power() is 0); NaN stays. In two halves of
 // equal length, for loops in which one key's second half runs beside the next one's first: `rounded` is t in the steps
@@ -213,9 +208,10 @@ struct AttnSum {
   float high, sum;
 };
 
-// Writes a query's result: the weighted values that were summed up, relative to what `total` says, in their dtype.
-inline void attn_finish(const FlashAttention& p, const AttnScores& scores, const AttnSequence& s, int64_t i, int64_t h,
-                        AttnSum total, const float* values) {
+// What a query's weighted values are to be multiplied with, when they are summed up: with sinks, relative to what
+// `total` says. Its lse is written.
+inline float attn_finish_sum(const FlashAttention& p, const AttnScores& scores, const AttnSequence& s, int64_t i,
+                             int64_t h, AttnSum total) {
   float shrink = 1;
   if (scores.sinks.present) {
     const float sink = floats(scores.sinks)[h * scores.sinks.stride[0]] * static_cast<float>(kAttnLog2e);
@@ -230,13 +226,20 @@ inline void attn_finish(const FlashAttention& p, const AttnScores& scores, const
     floats(p.lse)[s.q_row * p.lse.stride[0] + h * p.lse.stride[1] + s.q0 + i] =
         none ? kAttnNever : static_cast<float>(lse);
   }
+  return none ? 0 : shrink / total.sum;
+}
+
+// Writes a query's result: the weighted values that were summed up, in their dtype.
+inline void attn_finish(const FlashAttention& p, const AttnScores& scores, const AttnSequence& s, int64_t i, int64_t h,
+                        AttnSum total, const float* values) {
+  const vf factor = set1(attn_finish_sum(p, scores, s, i, h, total));
+  const bool none = total.sum == 0;
   const int64_t dv = p.out.shape[3];
-  const vf inverse = set1(none ? 0.0f : shrink / total.sum);
   with_float(p.out.dtype, [&](auto kind) {
     using T = decltype(kind);
     T* const to = pointer<T>(p.out) + s.q_row * p.out.stride[0] + (s.q0 + i) * p.out.stride[1] + h * p.out.stride[2];
     for (int64_t c = 0; c < dv; c += W)
-      store_some(to + c, none ? set1(0.0f) : load(values + c) * inverse, least(W, dv - c));
+      store_some(to + c, none ? set1(0.0f) : load(values + c) * factor, least(W, dv - c));
   });
 }
 

@@ -521,6 +521,40 @@ inline void attn_panel(const AttnTiles& t, const AttnSequence& s, const AttnItem
   panel.fresh = false;
 }
 
+// Rows of a panel, W of them from row r0 on; behind the last one it is taken again, for nobody's lanes.
+template <class T>
+SEQMIX_VERB void attn_panel_rows(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, const View& v,
+                                 int64_t row, T** rows) {
+  const int64_t last = (item.i1 - item.i0) * t.group - 1;
+  for (int64_t r = 0; r < W; r++) {
+    const int64_t at = least(row + r, last);
+    rows[r] = pointer<T>(v) + s.q_row * v.stride[0] + (s.q0 + t.query(item, at)) * v.stride[1] +
+              t.head(item, at) * v.stride[2];
+  }
+}
+
+// Queries from row `row` on, W of them, times the factor: to (d, lanes). Those behind them are asked for meanwhile.
+template <class T>
+static void attn_pack_queries(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, int64_t row,
+                              int64_t lanes, float* to) {
+  constexpr int64_t kPerLine = 64 / static_cast<int64_t>(sizeof(T));
+  const T *rows[W], *next[W];
+  attn_panel_rows(t, s, item, t.p.q, row, rows);
+  attn_panel_rows(t, s, item, t.p.q, row + W, next);
+  for (int64_t c = 0; c < t.d; c += W) {
+    const int64_t width = least(W, t.d - c);
+    if (c % kPerLine == 0)
+      for (int r = 0; r < W; r++) __builtin_prefetch(next[r] + c);
+    vf block[W];
+#pragma GCC unroll 16
+    for (int r = 0; r < W; r++) block[r] = load_some(rows[r] + c, width) * set1(t.scores.factor);
+    transpose(block);
+#pragma GCC unroll 16
+    for (int r = 0; r < W; r++)
+      if (r < width) store(to + (c + r) * lanes, block[r]);
+  }
+}
+
 // Of an item's rows, those from panel i on that go together.
 inline AttnPanel attn_panel_begin(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, int64_t i,
                                   const AttnRoom& room) {
@@ -531,13 +565,16 @@ inline AttnPanel attn_panel_begin(const AttnTiles& t, const AttnSequence& s, con
   panel.highs = panel.queries + lanes * t.d;
   panel.totals = panel.highs + lanes;
   panel.sums = panel.totals + lanes;
-  for (int64_t r = 0; r < size; r++) {
-    const int64_t row = begin + r;
-    if (row + kAttnLanes / 2 < rows)
-      attn_prefetch_query(t.p, s, t.query(item, row + kAttnLanes / 2), t.head(item, row + kAttnLanes / 2));
-    attn_load_query(t.p, t.scores, s, t.query(item, row), t.head(item, row), room.rows + r * t.wide);
+  if (t.scores.turned) {
+    for (int64_t r = 0; r < size; r++)
+      attn_load_query(t.p, t.scores, s, t.query(item, begin + r), t.head(item, begin + r), room.rows + r * t.wide);
+    pack_rows<float>(room.rows, t.wide, size, t.d, lanes, panel.queries);
+  } else {
+    with_float(t.p.q.dtype, [&](auto kind) {
+      using T = decltype(kind);
+      for (int64_t r = 0; r < lanes; r += W) attn_pack_queries<T>(t, s, item, begin + r, lanes, panel.queries + r);
+    });
   }
-  pack_rows<float>(room.rows, t.wide, size, t.d, lanes, panel.queries);
   for (int64_t r = 0; r < lanes; r += W) {
     store(panel.highs + r, set1(kAttnNever));
     store(panel.totals + r, set1(0));
@@ -545,20 +582,58 @@ inline AttnPanel attn_panel_begin(const AttnTiles& t, const AttnSequence& s, con
   return panel;
 }
 
+// W rows of sums (dv, lanes) times their factors, to `rows`, of which `count` are somebody's.
+template <class T>
+SEQMIX_VERB void attn_unpack(const float* sums, int64_t lanes, int64_t dv, vf factors, int64_t count, T* const* rows) {
+  for (int64_t c = 0; c < dv; c += W) {
+    const int64_t width = least(W, dv - c);
+    vf block[W];
+#pragma GCC unroll 16
+    for (int r = 0; r < W; r++) block[r] = r < width ? load(sums + (c + r) * lanes) * factors : set1(0);
+    transpose(block);
+#pragma GCC unroll 16
+    for (int r = 0; r < W; r++)
+      if (r < count) store_some(rows[r] + c, block[r], width);
+  }
+}
+
 inline void attn_panel_end(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, const AttnPanel& panel,
                            const AttnRoom& room) {
   const int64_t lanes = panel.vectors * W;
-  for (int64_t c = 0; c < t.wide; c += W)
-    for (int64_t v = 0; v < panel.vectors; v++) {
-      vf block[W];
-      for (int r = 0; r < W; r++)
-        block[r] = c + r < t.dv && !panel.fresh ? load(panel.sums + (c + r) * lanes + v * W) : set1(0);
-      transpose(block);
-      for (int r = 0; r < W; r++) store(room.rows + (v * W + r) * t.wide + c, block[r]);
+  float* const factors = room.shrink;
+  for (int64_t r = 0; r < panel.size; r++) {
+    const int64_t i = t.query(item, panel.begin + r), h = t.head(item, panel.begin + r);
+    const AttnSum total{panel.highs[r], panel.totals[r]};
+    if (item.part.rows) {
+      float* const to = item.part.row(i * t.p.q.shape[2] + h);
+      to[0] = total.high;
+      to[1] = total.sum;
+      factors[r] = 1;
+    } else {
+      factors[r] = attn_finish_sum(t.p, t.scores, s, i, h, total);
     }
-  for (int64_t r = 0; r < panel.size; r++)
-    attn_deliver(t.p, t.scores, s, item.part, t.query(item, panel.begin + r), t.head(item, panel.begin + r),
-                 {panel.highs[r], panel.totals[r]}, room.rows + r * t.wide);
+    if (total.sum == 0)
+      for (int64_t c = 0; c < t.dv; c++) panel.sums[c * lanes + r] = 0;
+  }
+  for (int64_t r = 0; r < lanes; r += W) {
+    const float* const sums = panel.sums + r;
+    const vf f = load(factors + r);
+    if (item.part.rows) {
+      float* rows[W];
+      for (int64_t k = 0; k < W; k++) {
+        const int64_t row = panel.begin + least(r + k, panel.size - 1);
+        rows[k] = item.part.row(t.query(item, row) * t.p.q.shape[2] + t.head(item, row)) + W;
+      }
+      attn_unpack<float>(sums, lanes, t.dv, f, panel.size - r, rows);
+      continue;
+    }
+    with_float(t.p.out.dtype, [&](auto kind) {
+      using T = decltype(kind);
+      T* rows[W];
+      attn_panel_rows(t, s, item, t.p.out, panel.begin + r, rows);
+      attn_unpack<T>(sums, lanes, t.dv, f, panel.size - r, rows);
+    });
+  }
 }
 
 inline void attn_item(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, const AttnRoom& room) {
