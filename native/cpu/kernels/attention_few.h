@@ -1,7 +1,7 @@
 // flashAttention with few queries a KV head (decode), where the time goes into reading keys and values once.
 //
 // An item takes the keys of one part of a sequence in order, all heads of each (or one head, where the heads of a key
-// do not lie together): memory is read forward, in one stream, which is what it is fastest at, one to four keys at a
+// do not lie together): memory is read forward, in one stream, which is what it is fastest at, a few keys at a
 // time. Each line is prefetched once, some keys ahead: a loop that computes has fewer loads under way than one that
 // only reads. It goes in spans of kFewSpan keys: first the scores of all rows (a row is a query's head; the rows of a
 // KV head read its keys once, at most kFewTogether of them at a time), then their weights, then the values.
@@ -13,20 +13,22 @@
 // (attention_keys.h). Floor: the bytes of keys and values.
 
 constexpr int64_t kFewSpan = 64;
-constexpr int kFewMost = 8;             // rows of a KV head
-constexpr int kFewTogether = 4;         // rows, at most
-constexpr int64_t kFewBytes = 1 << 21;  // of a part, about
-constexpr int64_t kFewParts = 64;       // at most
-constexpr int64_t kFewLine = 64;        // bytes
-constexpr int64_t kFewAhead = 3 << 11;  // bytes to what is prefetched, about
+constexpr int kFewMost = 8;                    // rows of a KV head
+constexpr int kFewTogether = W == 16 ? 8 : 4;  // rows, at most
+constexpr int64_t kFewBytes = 1 << 21;         // of a part, about
+constexpr int64_t kFewParts = 64;              // at most
+constexpr int64_t kFewLine = 64;               // bytes
+constexpr int64_t kFewAhead = 3 << 11;         // bytes to what is prefetched, about
 
-// Keys at a time for R rows; from a multiple of it on they lie in one page (attn_key). What is short takes longer to
-// widen and multiply than to read, and gains from several.
+// Keys at a time for R rows; from a multiple of it on they lie in one page (attn_key). Few, since processors with 256
+// bits read best what lies in one stream; but what is short takes longer to widen and multiply than to read, and gains
+// from several. Those with 512 bits have registers for more, and see more streams.
 template <int R, class T>
-constexpr int kFewStep = R > 1            ? 8 / R
-                         : sizeof(T) == 4 ? 1
-                         : sizeof(T) == 2 ? 4
-                                          : 8;
+constexpr int kFewStep = W == 16         ? 16 / R
+                         : R > 1         ? 8 / R
+                         : sizeof(T) > 2 ? 1
+                         : sizeof(T) > 1 ? 4
+                                         : 8;
 
 // What R rows of a KV head that go together (the last may be nobody's) take with them. A lane is a row, key by key.
 struct FewRows {
@@ -164,7 +166,7 @@ SEQMIX_VERB void few_lines(const FewKey<T>& key, const F& body) {
   int64_t c = 0;
   for (; c + kWidth <= key.width; c += kWidth) {
     const uintptr_t ahead = key.ahead + static_cast<uintptr_t>(c) * sizeof(T) * key.faster;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int n = Part::begin; n < Part::end; n++)  // into L2: what is ahead may be more than L1 holds
       __builtin_prefetch(reinterpret_cast<const void*>(ahead + n * key.lines), 0, 2);
     body(c, std::integral_constant<int, kWidth / W>{}, W);
@@ -183,12 +185,12 @@ SEQMIX_VERB void few_products_step(const FewKey<T>& key, const float* queries, i
 #pragma GCC unroll 16
     for (int i = 0; i < kColumns; i++) {
       vf k[N];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int n = 0; n < N; n++) k[n] = load_some(at + n * key.stride + i * W, count);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int r = 0; r < R; r++) {
         const vf q = load(queries + r * deep + c + i * W);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int n = 0; n < N; n++) acc[n * R + r] = fma(q, k[n], acc[n * R + r]);
       }
     }
@@ -235,9 +237,9 @@ SEQMIX_VERB void few_values_step(const FewKey<T>& value, const float* weights, i
                                  float* sums) {
   constexpr int N = Part::keys;
   vf w[N * R];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int n = 0; n < N; n++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < R; r++) {
       w[n * R + r] = set1(weights[n * apart + r]);
       if constexpr (sizeof(T) == 1) w[n * R + r] = w[n * R + r] * set1(value.scale[n * value.scale_stride]);
@@ -250,7 +252,7 @@ SEQMIX_VERB void few_values_step(const FewKey<T>& value, const float* weights, i
       vf sum[kColumns];
 #pragma GCC unroll 16
       for (int i = 0; i < kColumns; i++) sum[i] = load(to + i * W);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int n = 0; n < N; n++)
 #pragma GCC unroll 16
         for (int i = 0; i < kColumns; i++) sum[i] = fma(w[n], load_some(at + n * value.stride + i * W, count), sum[i]);
@@ -260,12 +262,12 @@ SEQMIX_VERB void few_values_step(const FewKey<T>& value, const float* weights, i
 #pragma GCC unroll 16
       for (int i = 0; i < kColumns; i++) {
         vf v[N];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int n = 0; n < N; n++) v[n] = load_some(at + n * value.stride + i * W, count);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
           vf sum = load(to + r * wide + i * W);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
           for (int n = 0; n < N; n++) sum = fma(w[n * R + r], v[n], sum);
           store(to + r * wide + i * W, sum);
         }
@@ -305,7 +307,7 @@ struct Few {
   const FlashAttention& p;
   const AttnScores& scores;
   int64_t group, d, dv, deep, wide;  // d and dv in whole vectors
-  FewPass products[3], values[3];    // of 1, 2 and 4 rows together
+  FewPass products[4], values[4];    // of 1, 2, 4 and 8 rows together
   void (*value)(const FewWalk&, int64_t, const float*, float*);
 
   Few(const FlashAttention& problem, const AttnScores& s)
@@ -324,12 +326,17 @@ struct Few {
       values[0] = few_values<1, T>;
       values[1] = few_values<2, T>;
       values[2] = few_values<4, T>;
+      if constexpr (kFewTogether == 8) {
+        products[3] = few_scores<8, T>;
+        values[3] = few_values<8, T>;
+      }
       value = few_value<T>;
     });
   }
 
   // Of so many rows of a KV head, those that go together.
-  static int64_t together(int64_t rows) { return rows <= 2 ? rows : kFewTogether; }
+  static int64_t together(int64_t rows) { return rows <= 2 ? rows : rows <= 4 ? 4 : kFewTogether; }
+  static int kind(int64_t R) { return R == 1 ? 0 : R == 2 ? 1 : R == 4 ? 2 : 3; }
   // Their memory, FewRows, in whole vectors.
   int64_t pitch(int64_t R) const { return R * (deep + wide + kFewSpan) + 2 * W + W * W; }
   int64_t floats(int64_t heads, int64_t rows) const {
@@ -470,7 +477,7 @@ inline void few_item(const Few& f, const AttnSequence& s, const FewItem& item, f
   while (keys.j < item.keys.end) {
     FewSpan span{keys.j / kFewSpan * kFewSpan, keys.j, 0, 0, 0, R};
     span.end = least(item.keys.end, span.base + kFewSpan);
-    f.products[R / 2](keys, all, span.base, span.end);
+    f.products[Few::kind(R)](keys, all, span.base, span.end);
     for (int64_t h = 0; h < all.heads; h++)
       for (int64_t g = 0; g < all.groups; g++) {
         span.head = item.h0 + h;
@@ -478,7 +485,7 @@ inline void few_item(const Few& f, const AttnSequence& s, const FewItem& item, f
         few_weights(f, s, item, span, all.rows(h, g));
       }
     if (attn_range(f.p, s, 0).end >= span.end && attn_range(f.p, s, s.queries - 1).begin <= span.begin)
-      f.values[R / 2](values, all, span.base, span.end);
+      f.values[Few::kind(R)](values, all, span.base, span.end);
     else
       few_values_apart(f, s, values, all, span);
   }
