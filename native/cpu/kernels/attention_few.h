@@ -1,10 +1,10 @@
 // flashAttention with few queries a KV head (decode), where the time goes into reading keys and values once.
 //
 // An item takes the keys of one part of a sequence in order, all heads of each (or one head, where the heads of a key
-// do not lie together): memory is read forward, in one stream, which is what it is fastest at, a few keys at a
-// time. Each line is prefetched once, some keys ahead: a loop that computes has fewer loads under way than one that
-// only reads. It goes in spans of kFewSpan keys: first the scores of all rows (a row is a query's head; the rows of a
-// KV head read its keys once, at most kFewTogether of them at a time), then their weights, then the values.
+// do not lie together): memory is read forward, in one stream, which is what it is fastest at, a few keys at a time.
+// Each line is prefetched once, some keys ahead: a loop that computes has fewer loads under way than one that only
+// reads. It goes in spans of kFewSpan keys: first the scores of all rows (a row is a query's head; the rows of a KV
+// head take each of its keys together, in groups of at most kFewTogether), then their weights, then the values.
 //
 // The scores of rows that go together lie side by side, key by key, several keys to a vector: the highest score and the
 // sum of weights are a lane's own up to the end of a span. Products are kept lane by lane, then W of them added up two
@@ -110,7 +110,7 @@ struct FewKey {
 template <class T>
 SEQMIX_VERB FewKey<T> few_key(const FewWalk& walk, int64_t heads, int N) {
   const int64_t stride = walk.v.stride[1], width = walk.v.shape[3];
-  const bool close = walk.v.stride[2] == width && stride == heads * width;
+  const bool close = stride == heads * width && (heads == 1 || walk.v.stride[2] == width);
   return {reinterpret_cast<const T*>(walk.next.at),
           stride,
           width,
@@ -174,19 +174,24 @@ SEQMIX_VERB void few_lines(const FewKey<T>& key, const F& body) {
   for (; c < key.width; c += W) body(c, std::integral_constant<int, 1>{}, least(W, key.width - c));
 }
 
-// Products of R rows with N keys, lane by lane, [key][row]. One row goes key by key, as they come from memory.
+// W elements (or the last `count`) of N keys.
+template <int N, class T>
+SEQMIX_VERB void few_load(const FewKey<T>& key, int64_t c, int64_t count, vf (&to)[N]) {
+#pragma GCC unroll 16
+  for (int n = 0; n < N; n++) to[n] = load_some(key.at + n * key.stride + c, count);
+}
+
+// Products of R rows with N keys, lane by lane, [key][row].
 template <int R, class Part, int N, class T>
 SEQMIX_VERB void few_products_step(const FewKey<T>& key, const float* queries, int64_t deep, vf (&acc)[N * R]) {
 #pragma GCC unroll 16
   for (int i = 0; i < N * R; i++) acc[i] = set1(0);
   few_lines<Part>(key, [&](int64_t c, auto columns, int64_t count) __attribute__((always_inline)) {
     constexpr int kColumns = columns();
-    const T* const at = key.at + c;
 #pragma GCC unroll 16
     for (int i = 0; i < kColumns; i++) {
       vf k[N];
-#pragma GCC unroll 16
-      for (int n = 0; n < N; n++) k[n] = load_some(at + n * key.stride + i * W, count);
+      few_load(key, c + i * W, count, k);
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++) {
         const vf q = load(queries + r * deep + c + i * W);
@@ -246,30 +251,29 @@ SEQMIX_VERB void few_values_step(const FewKey<T>& value, const float* weights, i
     }
   few_lines<Part>(value, [&](int64_t c, auto columns, int64_t count) __attribute__((always_inline)) {
     constexpr int kColumns = columns();
-    const T* const at = value.at + c;
-    float* const to = sums + c;
-    if constexpr (R == 1) {
+    if constexpr (R == 1) {  // value by value, as they come from memory: with a line's sums in registers, there is room
       vf sum[kColumns];
 #pragma GCC unroll 16
-      for (int i = 0; i < kColumns; i++) sum[i] = load(to + i * W);
+      for (int i = 0; i < kColumns; i++) sum[i] = load(sums + c + i * W);
 #pragma GCC unroll 16
       for (int n = 0; n < N; n++)
 #pragma GCC unroll 16
-        for (int i = 0; i < kColumns; i++) sum[i] = fma(w[n], load_some(at + n * value.stride + i * W, count), sum[i]);
+        for (int i = 0; i < kColumns; i++)
+          sum[i] = fma(w[n], load_some(value.at + n * value.stride + c + i * W, count), sum[i]);
 #pragma GCC unroll 16
-      for (int i = 0; i < kColumns; i++) store(to + i * W, sum[i]);
+      for (int i = 0; i < kColumns; i++) store(sums + c + i * W, sum[i]);
     } else {
 #pragma GCC unroll 16
       for (int i = 0; i < kColumns; i++) {
         vf v[N];
-#pragma GCC unroll 16
-        for (int n = 0; n < N; n++) v[n] = load_some(at + n * value.stride + i * W, count);
+        few_load(value, c + i * W, count, v);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
-          vf sum = load(to + r * wide + i * W);
+          float* const to = sums + r * wide + c + i * W;
+          vf sum = load(to);
 #pragma GCC unroll 16
           for (int n = 0; n < N; n++) sum = fma(w[n * R + r], v[n], sum);
-          store(to + r * wide + i * W, sum);
+          store(to, sum);
         }
       }
     }
@@ -307,7 +311,7 @@ struct Few {
   const FlashAttention& p;
   const AttnScores& scores;
   int64_t group, d, dv, deep, wide;  // d and dv in whole vectors
-  FewPass products[4], values[4];    // of 1, 2, 4 and 8 rows together
+  FewPass score[4], sum[4];          // of 1, 2, 4 and 8 rows together
   void (*value)(const FewWalk&, int64_t, const float*, float*);
 
   Few(const FlashAttention& problem, const AttnScores& s)
@@ -320,15 +324,15 @@ struct Few {
         wide(ceil_div(dv, W) * W) {
     with_cache(p.k.dtype, [&](auto kind) {
       using T = decltype(kind);
-      products[0] = few_scores<1, T>;
-      products[1] = few_scores<2, T>;
-      products[2] = few_scores<4, T>;
-      values[0] = few_values<1, T>;
-      values[1] = few_values<2, T>;
-      values[2] = few_values<4, T>;
+      score[0] = few_scores<1, T>;
+      score[1] = few_scores<2, T>;
+      score[2] = few_scores<4, T>;
+      sum[0] = few_values<1, T>;
+      sum[1] = few_values<2, T>;
+      sum[2] = few_values<4, T>;
       if constexpr (kFewTogether == 8) {
-        products[3] = few_scores<8, T>;
-        values[3] = few_values<8, T>;
+        score[3] = few_scores<8, T>;
+        sum[3] = few_values<8, T>;
       }
       value = few_value<T>;
     });
@@ -477,7 +481,7 @@ inline void few_item(const Few& f, const AttnSequence& s, const FewItem& item, f
   while (keys.j < item.keys.end) {
     FewSpan span{keys.j / kFewSpan * kFewSpan, keys.j, 0, 0, 0, R};
     span.end = least(item.keys.end, span.base + kFewSpan);
-    f.products[Few::kind(R)](keys, all, span.base, span.end);
+    f.score[Few::kind(R)](keys, all, span.base, span.end);
     for (int64_t h = 0; h < all.heads; h++)
       for (int64_t g = 0; g < all.groups; g++) {
         span.head = item.h0 + h;
@@ -485,7 +489,7 @@ inline void few_item(const Few& f, const AttnSequence& s, const FewItem& item, f
         few_weights(f, s, item, span, all.rows(h, g));
       }
     if (attn_range(f.p, s, 0).end >= span.end && attn_range(f.p, s, s.queries - 1).begin <= span.begin)
-      f.values[Few::kind(R)](values, all, span.base, span.end);
+      f.sum[Few::kind(R)](values, all, span.base, span.end);
     else
       few_values_apart(f, s, values, all, span);
   }

@@ -157,10 +157,15 @@ inline void attn_rotate(const FlashAttention& p, int64_t position, float* x) {
   }
 }
 
+// Where query i's head h is in q, or its result in out; in elements.
+SEQMIX_VERB int64_t attn_query(const AttnSequence& s, const View& v, int64_t i, int64_t h) {
+  return s.q_row * v.stride[0] + (s.q0 + i) * v.stride[1] + h * v.stride[2];
+}
+
 // Query i of head h as it goes into products: rotated, times the factor, 0 from d to the next whole vector.
 inline void attn_load_query(const FlashAttention& p, const AttnScores& scores, const AttnSequence& s, int64_t i,
                             int64_t h, float* to) {
-  const int64_t d = p.q.shape[3], at = s.q_row * p.q.stride[0] + (s.q0 + i) * p.q.stride[1] + h * p.q.stride[2];
+  const int64_t d = p.q.shape[3], at = attn_query(s, p.q, i, h);
   with_float(p.q.dtype, [&](auto kind) {
     using T = decltype(kind);
     for (int64_t c = 0; c < d; c += W) store(to + c, load_some(pointer<T>(p.q) + at + c, least(W, d - c)));
@@ -237,7 +242,7 @@ inline void attn_finish(const FlashAttention& p, const AttnScores& scores, const
   const int64_t dv = p.out.shape[3];
   with_float(p.out.dtype, [&](auto kind) {
     using T = decltype(kind);
-    T* const to = pointer<T>(p.out) + s.q_row * p.out.stride[0] + (s.q0 + i) * p.out.stride[1] + h * p.out.stride[2];
+    T* const to = pointer<T>(p.out) + attn_query(s, p.out, i, h);
     for (int64_t c = 0; c < dv; c += W)
       store_some(to + c, none ? set1(0.0f) : load(values + c) * factor, least(W, dv - c));
   });
@@ -251,16 +256,21 @@ struct AttnPart {
 
   static int64_t row_floats(const FlashAttention& p) { return ceil_div(p.v.shape[3], W) * W + W; }
   float* row(int64_t query_head) const { return rows + query_head * stride; }
+  // Writes what its weights come to. Behind that its values are to go.
+  float* put(int64_t query_head, AttnSum total) const {
+    float* const to = row(query_head);
+    to[0] = total.high;
+    to[1] = total.sum;
+    return to + W;
+  }
 };
 
 // Results of a part, or of all keys.
 inline void attn_deliver(const FlashAttention& p, const AttnScores& scores, const AttnSequence& s, const AttnPart& part,
                          int64_t i, int64_t h, AttnSum total, const float* values) {
   if (!part.rows) return attn_finish(p, scores, s, i, h, total, values);
-  float* const to = part.row(i * p.q.shape[2] + h);
-  to[0] = total.high;
-  to[1] = total.sum;
-  for (int64_t c = W; c < part.stride; c += W) store(to + c, load(values + c - W));
+  float* const to = part.put(i * p.q.shape[2] + h, total);
+  for (int64_t c = 0; c < part.stride - W; c += W) store(to + c, load(values + c));
 }
 
 // Query i's head h from `count` parts, `apart` floats from each other.

@@ -19,12 +19,9 @@
 // Floor: 2 (d + dv) operations for each pair of query and key that is seen. The exponential is some fourteen operations
 // a lane more, which take about a twelfth of the time at d = 64, woven in as they are.
 
-constexpr int kAttnTall = W == 16 ? 12 : 6;          // keys, or columns of values, of a tile
-constexpr int kAttnFirst = 4;                        // columns into whose products the exponential is woven
 constexpr int64_t kAttnLanes = 2 * W;                // rows of a panel
 constexpr int64_t kAttnBlock = W == 16 ? 192 : 240;  // most keys of a block: their scores fit L1
 constexpr int64_t kAttnRows = 448;                   // rows of an item
-constexpr int64_t kAttnAhead = 16;                   // keys from one that is packed to those that are asked for
 constexpr int64_t kAttnShared = int64_t{1} << 28;    // bytes of packed blocks that items share, at most
 
 // Keys of a block, in whole groups and pages: less for large heads, so that it stays in L2.
@@ -261,94 +258,6 @@ struct AttnRoom {
   }
 };
 
-// Strips of values: the first of kAttnFirst columns, the others of about equally many, at most kAttnTall.
-struct AttnStrips {
-  int64_t count, least_wide, wider;  // but the first; columns of each; how many have one more
-
-  explicit AttnStrips(int64_t dv)
-      : count(ceil_div(dv - kAttnFirst, kAttnTall)),
-        least_wide((dv - kAttnFirst) / count),
-        wider((dv - kAttnFirst) % count) {}
-  int64_t begin(int64_t i) const { return kAttnFirst + i * least_wide + least(i, wider); }
-};
-
-// Of the block from j on, the keys [begin, n) of one head in groups; those of a group that are not among them are 0.
-template <class T>
-static void attn_pack_keys(const FlashAttention& p, const AttnSequence& s, int64_t head, int64_t j, int64_t begin,
-                           int64_t n, float* to) {
-  const int64_t d = p.k.shape[3];
-  for (int64_t i = begin / kAttnTall * kAttnTall; i < n; i += kAttnTall)
-    for (int64_t r0 = 0; r0 < kAttnTall; r0 += W) {
-      const T* from[W];
-      float scales[W];
-      const int64_t across = least(W, kAttnTall - r0);
-      for (int64_t r = 0; r < W; r++) {
-        const int64_t key = i + r0 + r;
-        const bool there = r < across && key >= begin && key < n;
-        from[r] = there ? pointer<T>(p.k) + attn_key(s, p.k, j + key) + head * p.k.stride[2] : nullptr;
-        if constexpr (sizeof(T) == 1)
-          scales[r] = there ? floats(p.k_scale)[attn_key(s, p.k_scale, j + key) + head * p.k_scale.stride[2]] : 0;
-        if (r < across && key + kAttnAhead < n)
-          attn_prefetch(pointer<T>(p.k) + attn_key(s, p.k, j + key + kAttnAhead) + head * p.k.stride[2],
-                        d * static_cast<int64_t>(sizeof(T)));
-      }
-      for (int64_t k = 0; k < d; k += W) {
-        const int64_t width = least(W, d - k);
-        vf block[W];
-#pragma GCC unroll 16
-        for (int r = 0; r < W; r++) {
-          block[r] = from[r] ? load_some(from[r] + k, width) : set1(0);
-          if constexpr (sizeof(T) == 1) block[r] = block[r] * set1(scales[r]);
-        }
-        transpose(block);
-#pragma GCC unroll 16
-        for (int r = 0; r < W; r++) {
-          float* const at = to + i * d + (k + r) * kAttnTall + r0;
-          if (r >= width) continue;
-          // What one store writes too far, the next writes again: the next group's, or the values'.
-          if (r0 == 0)
-            store(at, block[r]);
-          else
-            store_head(at, block[r], across);
-        }
-      }
-    }
-}
-
-// The same of values, as strips of `block` keys; true when all of them are finite.
-template <class T>
-static bool attn_pack_values(const FlashAttention& p, const AttnSequence& s, int64_t head, int64_t j, int64_t begin,
-                             int64_t n, int64_t block, float* to) {
-  const int64_t dv = p.v.shape[3];
-  const AttnStrips strips(dv);
-  vf odd = set1(0);  // NaN when one is not finite
-  const auto row = [&](int64_t i) { return pointer<T>(p.v) + attn_key(s, p.v, j + i) + head * p.v.stride[2]; };
-  for (int64_t i = begin; i < n; i++) {
-    const T* const from = row(i);
-    if (i + kAttnAhead < n) attn_prefetch(row(i + kAttnAhead), dv * static_cast<int64_t>(sizeof(T)));
-    vf scale = set1(1);
-    if constexpr (sizeof(T) == 1)
-      scale = set1(floats(p.v_scale)[attn_key(s, p.v_scale, j + i) + head * p.v_scale.stride[2]]);
-    const auto put = [&](int64_t c, int64_t width) {
-      float* const at = to + c * block + i * width;
-      for (int64_t k = 0; k < width; k += W) {
-        vf x = load_some(from + c + k, least(W, dv - c - k));
-        if constexpr (sizeof(T) == 1) x = x * scale;
-        odd = fma(x, set1(0), odd);
-        // What is written too far, the next keys write again; the next strip is none of theirs.
-        if (k == 0 && (n - i) * width >= W)
-          store(at, x);
-        else
-          store_head(at + k, x, least(W, width - k));
-      }
-    };
-    put(0, kAttnFirst);
-    for (int64_t strip = 0; strip < strips.count; strip++)
-      put(strips.begin(strip), strips.begin(strip + 1) - strips.begin(strip));
-  }
-  return !any(is_nan(odd));
-}
-
 struct AttnTiles {
   const FlashAttention& p;
   const AttnScores& scores;
@@ -521,38 +430,12 @@ inline void attn_panel(const AttnTiles& t, const AttnSequence& s, const AttnItem
   panel.fresh = false;
 }
 
-// Rows of a panel, W of them from row r0 on; behind the last one it is taken again, for nobody's lanes.
-template <class T>
-SEQMIX_VERB void attn_panel_rows(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, const View& v,
-                                 int64_t row, T** rows) {
+// rows[r] = at(query, head) of W rows of an item from `row` on; behind the last one it is taken again, for nobody's
+// lanes.
+template <class T, class F>
+SEQMIX_VERB void attn_panel_rows(const AttnTiles& t, const AttnItem& item, int64_t row, const F& at, T** rows) {
   const int64_t last = (item.i1 - item.i0) * t.group - 1;
-  for (int64_t r = 0; r < W; r++) {
-    const int64_t at = least(row + r, last);
-    rows[r] = pointer<T>(v) + s.q_row * v.stride[0] + (s.q0 + t.query(item, at)) * v.stride[1] +
-              t.head(item, at) * v.stride[2];
-  }
-}
-
-// Queries from row `row` on, W of them, times the factor: to (d, lanes). Those behind them are asked for meanwhile.
-template <class T>
-static void attn_pack_queries(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, int64_t row,
-                              int64_t lanes, float* to) {
-  constexpr int64_t kPerLine = 64 / static_cast<int64_t>(sizeof(T));
-  const T *rows[W], *next[W];
-  attn_panel_rows(t, s, item, t.p.q, row, rows);
-  attn_panel_rows(t, s, item, t.p.q, row + W, next);
-  for (int64_t c = 0; c < t.d; c += W) {
-    const int64_t width = least(W, t.d - c);
-    if (c % kPerLine == 0)
-      for (int r = 0; r < W; r++) __builtin_prefetch(next[r] + c);
-    vf block[W];
-#pragma GCC unroll 16
-    for (int r = 0; r < W; r++) block[r] = load_some(rows[r] + c, width) * set1(t.scores.factor);
-    transpose(block);
-#pragma GCC unroll 16
-    for (int r = 0; r < W; r++)
-      if (r < width) store(to + (c + r) * lanes, block[r]);
-  }
+  for (int64_t r = 0; r < W; r++) rows[r] = at(t.query(item, least(row + r, last)), t.head(item, least(row + r, last)));
 }
 
 // Of an item's rows, those from panel i on that go together.
@@ -572,7 +455,15 @@ inline AttnPanel attn_panel_begin(const AttnTiles& t, const AttnSequence& s, con
   } else {
     with_float(t.p.q.dtype, [&](auto kind) {
       using T = decltype(kind);
-      for (int64_t r = 0; r < lanes; r += W) attn_pack_queries<T>(t, s, item, begin + r, lanes, panel.queries + r);
+      const auto at = [&](int64_t query, int64_t head) {
+        return pointer<T>(t.p.q) + attn_query(s, t.p.q, query, head);
+      };
+      for (int64_t r = 0; r < lanes; r += W) {
+        const T *here[W], *next[W];
+        attn_panel_rows(t, item, begin + r, at, here);
+        attn_panel_rows(t, item, begin + r + W, at, next);
+        attn_pack_queries(here, next, t.d, set1(t.scores.factor), lanes, panel.queries + r);
+      }
     });
   }
   for (int64_t r = 0; r < lanes; r += W) {
@@ -582,21 +473,6 @@ inline AttnPanel attn_panel_begin(const AttnTiles& t, const AttnSequence& s, con
   return panel;
 }
 
-// W rows of sums (dv, lanes) times their factors, to `rows`, of which `count` are somebody's.
-template <class T>
-SEQMIX_VERB void attn_unpack(const float* sums, int64_t lanes, int64_t dv, vf factors, int64_t count, T* const* rows) {
-  for (int64_t c = 0; c < dv; c += W) {
-    const int64_t width = least(W, dv - c);
-    vf block[W];
-#pragma GCC unroll 16
-    for (int r = 0; r < W; r++) block[r] = r < width ? load(sums + (c + r) * lanes) * factors : set1(0);
-    transpose(block);
-#pragma GCC unroll 16
-    for (int r = 0; r < W; r++)
-      if (r < count) store_some(rows[r] + c, block[r], width);
-  }
-}
-
 inline void attn_panel_end(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, const AttnPanel& panel,
                            const AttnRoom& room) {
   const int64_t lanes = panel.vectors * W;
@@ -604,36 +480,27 @@ inline void attn_panel_end(const AttnTiles& t, const AttnSequence& s, const Attn
   for (int64_t r = 0; r < panel.size; r++) {
     const int64_t i = t.query(item, panel.begin + r), h = t.head(item, panel.begin + r);
     const AttnSum total{panel.highs[r], panel.totals[r]};
-    if (item.part.rows) {
-      float* const to = item.part.row(i * t.p.q.shape[2] + h);
-      to[0] = total.high;
-      to[1] = total.sum;
-      factors[r] = 1;
-    } else {
+    factors[r] = 1;
+    if (item.part.rows)
+      item.part.put(i * t.p.q.shape[2] + h, total);
+    else
       factors[r] = attn_finish_sum(t.p, t.scores, s, i, h, total);
-    }
-    if (total.sum == 0)
+    if (total.sum == 0)  // perhaps there is nothing in its sums yet
       for (int64_t c = 0; c < t.dv; c++) panel.sums[c * lanes + r] = 0;
   }
-  for (int64_t r = 0; r < lanes; r += W) {
-    const float* const sums = panel.sums + r;
-    const vf f = load(factors + r);
-    if (item.part.rows) {
-      float* rows[W];
-      for (int64_t k = 0; k < W; k++) {
-        const int64_t row = panel.begin + least(r + k, panel.size - 1);
-        rows[k] = item.part.row(t.query(item, row) * t.p.q.shape[2] + t.head(item, row)) + W;
-      }
-      attn_unpack<float>(sums, lanes, t.dv, f, panel.size - r, rows);
-      continue;
+  const auto deliver = [&](const auto& at) {
+    for (int64_t r = 0; r < lanes; r += W) {
+      decltype(at(0, 0)) rows[W];
+      attn_panel_rows(t, item, panel.begin + r, at, rows);
+      attn_unpack_sums(panel.sums + r, lanes, t.dv, load(factors + r), panel.size - r, rows);
     }
-    with_float(t.p.out.dtype, [&](auto kind) {
-      using T = decltype(kind);
-      T* rows[W];
-      attn_panel_rows(t, s, item, t.p.out, panel.begin + r, rows);
-      attn_unpack<T>(sums, lanes, t.dv, f, panel.size - r, rows);
-    });
-  }
+  };
+  if (item.part.rows)
+    return deliver([&](int64_t query, int64_t head) { return item.part.row(query * t.p.q.shape[2] + head) + W; });
+  with_float(t.p.out.dtype, [&](auto kind) {
+    using T = decltype(kind);
+    deliver([&](int64_t query, int64_t head) { return pointer<T>(t.p.out) + attn_query(s, t.p.out, query, head); });
+  });
 }
 
 inline void attn_item(const AttnTiles& t, const AttnSequence& s, const AttnItem& item, const AttnRoom& room) {

@@ -27,6 +27,7 @@
 #include "cpu/kernels/ssd_chunk_scan.h"
 #include "cpu/kernels/attention_keys.h"
 #include "cpu/kernels/attention_append.h"
+#include "cpu/kernels/attention_pack.h"
 #include "cpu/kernels/attention_tiles.h"
 #include "cpu/kernels/attention_few.h"
 #include "cpu/kernels/flash_attention.h"
