@@ -2,9 +2,9 @@
 //
 // An item takes the keys of one part of a sequence in order, all heads of each (or one head, where the heads of a key
 // do not lie together): memory is read forward, in one stream, which is what it is fastest at, a few keys at a time.
-// Each line is prefetched once, some keys ahead: a loop that computes has fewer loads under way than one that only
-// reads. It goes in spans of kFewSpan keys: first the scores of all rows (a row is a query's head; the rows of a KV
-// head take each of its keys together, in groups of at most kFewTogether), then their weights, then the values.
+// Each line is prefetched some keys ahead: a loop that computes has fewer loads under way than one that only reads. It
+// goes in spans of kFewSpan keys: first the scores of all rows (a row is a query's head; the rows of a KV head take
+// each of its keys together, in groups of at most kFewTogether), then their weights, then the values.
 //
 // The scores of rows that go together lie side by side, key by key, several keys to a vector: the highest score and the
 // sum of weights are a lane's own up to the end of a span. Products are kept lane by lane, then W of them added up two
@@ -12,13 +12,14 @@
 // multiplied by their scale as products and weights. Parts are cut by the bytes of a key alone, and merged in order
 // (attention_keys.h). Floor: the bytes of keys and values.
 
-constexpr int64_t kFewSpan = 64;
+constexpr int64_t kFewSpan = W == 16 ? 256 : 128;
 constexpr int kFewMost = 8;                    // rows of a KV head
 constexpr int kFewTogether = W == 16 ? 8 : 4;  // rows, at most
 constexpr int64_t kFewBytes = 1 << 21;         // of a part, about
 constexpr int64_t kFewParts = 64;              // at most
 constexpr int64_t kFewLine = 64;               // bytes
-constexpr int64_t kFewAhead = 3 << 11;         // bytes to what is prefetched, about
+constexpr int64_t kFewAhead = 3 << 13;         // bytes to what is prefetched first, about
+constexpr int64_t kFewNear = 1 << 11;          // bytes to what is prefetched again
 
 // Keys at a time for R rows; from a multiple of it on they lie in one page (attn_key). Few, since processors with 256
 // bits read best what lies in one stream; but what is short takes longer to widen and multiply than to read, and gains
@@ -29,6 +30,14 @@ constexpr int kFewStep = W == 16         ? 16 / R
                          : sizeof(T) > 2 ? 1
                          : sizeof(T) > 1 ? 4
                                          : 8;
+
+// How often each line is prefetched. A core that has all the lines under way that it can have forgets what else is
+// prefetched, as it comes to where there is little to compute: then once more, when it is near. Processors with 512
+// bits foresee rows of float32 better themselves.
+template <int R, class T>
+constexpr int kFewPrefetches = W == 16  ? (sizeof(T) > 2 ? 0 : 1)
+                               : R == 1 ? 2
+                                        : 1;
 
 // What R rows of a KV head that go together (the last may be nobody's) take with them. A lane is a row, key by key.
 struct FewRows {
@@ -95,14 +104,15 @@ struct FewWalk {
 };
 
 // A key of one head, with others `stride` elements on, and their scales, if int8; and what is to be prefetched
-// meanwhile: for each line of a key one of each, `lines` bytes apart, `faster` times as far on as the key's own.
+// meanwhile: for each line of a key one of each, `lines` bytes apart, `faster` times as far on as the key's own; and,
+// again, what is `nearer` by so many bytes.
 template <class T>
 struct FewKey {
   const T* at;
   int64_t stride, width;
   const float* scale;
   int64_t scale_stride;
-  uintptr_t ahead, faster, lines;
+  uintptr_t ahead, faster, lines, nearer;
 };
 
 // The next N keys of an item's first head. Where keys follow each other in memory, what is prefetched is the next line,
@@ -111,22 +121,24 @@ template <class T>
 SEQMIX_VERB FewKey<T> few_key(const FewWalk& walk, int64_t heads, int N) {
   const int64_t stride = walk.v.stride[1], width = walk.v.shape[3];
   const bool close = stride == heads * width && (heads == 1 || walk.v.stride[2] == width);
-  return {reinterpret_cast<const T*>(walk.next.at),
-          stride,
-          width,
-          reinterpret_cast<const float*>(walk.scales.at),
-          walk.scale.stride[1],
-          walk.later.at,
-          static_cast<uintptr_t>(close ? N : 1),
-          static_cast<uintptr_t>(close ? kFewLine : stride * static_cast<int64_t>(sizeof(T)))};
+  return {
+      reinterpret_cast<const T*>(walk.next.at),
+      stride,
+      width,
+      reinterpret_cast<const float*>(walk.scales.at),
+      walk.scale.stride[1],
+      walk.later.at,
+      static_cast<uintptr_t>(close ? N : 1),
+      static_cast<uintptr_t>(close ? kFewLine : stride * static_cast<int64_t>(sizeof(T))),
+      static_cast<uintptr_t>(close ? most(0, walk.ahead * stride * static_cast<int64_t>(sizeof(T)) - kFewNear) : 0)};
 }
 
-// The same keys of a later head.
+// The same keys of a later head, `apart` elements on, and their scales.
 template <class T>
-SEQMIX_VERB void few_next_head(const FewWalk& walk, FewKey<T>& key, int64_t heads) {
-  key.at += heads * walk.v.stride[2];
-  key.ahead += static_cast<uintptr_t>(heads * walk.v.stride[2]) * sizeof(T) * key.faster;
-  if constexpr (sizeof(T) == 1) key.scale += heads * walk.scale.stride[2];
+SEQMIX_VERB void few_move(FewKey<T>& key, int64_t apart, int64_t scales_apart) {
+  key.at += apart;
+  key.ahead += static_cast<uintptr_t>(apart) * sizeof(T) * key.faster;
+  if constexpr (sizeof(T) == 1) key.scale += scales_apart;
 }
 
 // Of N keys (or values), which ones' lines some rows prefetch.
@@ -135,24 +147,27 @@ struct FewPart {
   static constexpr int keys = N, begin = Begin, end = End;
 };
 
-// step(part, key, rows) for all rows and the keys up to `end`, N at a time. Two groups of a head prefetch half of the
-// keys each, so that it goes evenly.
+// step(part, key, rows, j) for all rows and the keys j up to `end`, N at a time. Two groups of a head prefetch half of
+// the keys each, so that it goes evenly.
 template <int N, class T, class F>
 SEQMIX_VERB void few_steps(FewWalk& walk, const FewAll& all, int64_t end, const F& step) {
-  while (walk.j < end) {
-    const bool whole = walk.j % N == 0 && walk.j + N <= end;
-    FewKey<T> key = few_key<T>(walk, all.heads, whole ? N : 1);
+  // Copies: what a step stores could be these, for all that the compiler knows.
+  const int64_t heads = all.heads, groups = all.groups, pitch = all.pitch;
+  const int64_t apart = walk.v.stride[2], scales_apart = walk.scale.stride[2];
+  for (int64_t j = walk.j; j < end; j = walk.j) {
+    const bool whole = j % N == 0 && j + N <= end;
+    FewKey<T> key = few_key<T>(walk, heads, whole ? N : 1);
     float* own = all.memory;
-    for (int64_t h = 0; h < all.heads; h++, few_next_head(walk, key, 1))
-      for (int64_t g = 0; g < all.groups; g++, own += all.pitch) {
+    for (int64_t h = 0; h < heads; h++, few_move(key, apart, scales_apart))
+      for (int64_t g = 0; g < groups; g++, own += pitch) {
         if (!whole)
-          step(FewPart<1, 0, 1>{}, key, own);
-        else if (N == 1 || all.groups == 1)
-          step(FewPart<N, 0, N>{}, key, own);
+          step(FewPart<1, 0, 1>{}, key, own, j);
+        else if (N == 1 || groups == 1)
+          step(FewPart<N, 0, N>{}, key, own, j);
         else if (g == 0)
-          step(FewPart<N, 0, N / 2>{}, key, own);
+          step(FewPart<N, 0, N / 2>{}, key, own, j);
         else
-          step(FewPart<N, N / 2, N>{}, key, own);
+          step(FewPart<N, N / 2, N>{}, key, own, j);
       }
     walk.go(whole ? N : 1);
   }
@@ -160,15 +175,19 @@ SEQMIX_VERB void few_steps(FewWalk& walk, const FewAll& all, int64_t end, const 
 
 // body(c, columns, W) for the columns (of vectors) of a whole line, as which later keys are prefetched; body(c, one, n)
 // for each of the others.
-template <class Part, class T, class F>
+template <int R, class Part, class T, class F>
 SEQMIX_VERB void few_lines(const FewKey<T>& key, const F& body) {
   constexpr int64_t kWidth = most(W, kFewLine / static_cast<int64_t>(sizeof(T)));
   int64_t c = 0;
   for (; c + kWidth <= key.width; c += kWidth) {
     const uintptr_t ahead = key.ahead + static_cast<uintptr_t>(c) * sizeof(T) * key.faster;
 #pragma GCC unroll 16
-    for (int n = Part::begin; n < Part::end; n++)  // into L2: what is ahead may be more than L1 holds
-      __builtin_prefetch(reinterpret_cast<const void*>(ahead + n * key.lines), 0, 2);
+    for (int n = Part::begin; n < Part::end; n++) {
+      const uintptr_t at = ahead + n * key.lines;
+      if constexpr (kFewPrefetches<R, T> > 0)  // into L2: what is ahead may be more than L1 holds
+        __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
+      if constexpr (kFewPrefetches<R, T> > 1) __builtin_prefetch(reinterpret_cast<const void*>(at - key.nearer));
+    }
     body(c, std::integral_constant<int, kWidth / W>{}, W);
   }
   for (; c < key.width; c += W) body(c, std::integral_constant<int, 1>{}, least(W, key.width - c));
@@ -186,7 +205,7 @@ template <int R, class Part, int N, class T>
 SEQMIX_VERB void few_products_step(const FewKey<T>& key, const float* queries, int64_t deep, vf (&acc)[N * R]) {
 #pragma GCC unroll 16
   for (int i = 0; i < N * R; i++) acc[i] = set1(0);
-  few_lines<Part>(key, [&](int64_t c, auto columns, int64_t count) __attribute__((always_inline)) {
+  few_lines<R, Part>(key, [&](int64_t c, auto columns, int64_t count) __attribute__((always_inline)) {
     constexpr int kColumns = columns();
 #pragma GCC unroll 16
     for (int i = 0; i < kColumns; i++) {
@@ -229,10 +248,11 @@ SEQMIX_VERB void few_scores_step(const FewKey<T>& key, const FewRows& rows, int6
 
 // The scores of all rows with the keys up to `end` of the span that begins at `span`.
 template <int R, class T>
-static void few_scores(FewWalk& walk, const FewAll& all, int64_t span, int64_t end) {
+static void few_scores(FewWalk& walk, FewAll all, int64_t span, int64_t end) {
+  all.R = R;
   few_steps<kFewStep<R, T>, T>(
-      walk, all, end, [&](auto part, const FewKey<T>& key, float* own) __attribute__((always_inline)) {
-        few_scores_step<R, decltype(part)>(key, all.rows(own), all.deep, walk.j - span, end - span);
+      walk, all, end, [&](auto part, const FewKey<T>& key, float* own, int64_t j) __attribute__((always_inline)) {
+        few_scores_step<R, decltype(part)>(key, all.rows(own), all.deep, j - span, end - span);
       });
 }
 
@@ -249,7 +269,7 @@ SEQMIX_VERB void few_values_step(const FewKey<T>& value, const float* weights, i
       w[n * R + r] = set1(weights[n * apart + r]);
       if constexpr (sizeof(T) == 1) w[n * R + r] = w[n * R + r] * set1(value.scale[n * value.scale_stride]);
     }
-  few_lines<Part>(value, [&](int64_t c, auto columns, int64_t count) __attribute__((always_inline)) {
+  few_lines<R, Part>(value, [&](int64_t c, auto columns, int64_t count) __attribute__((always_inline)) {
     constexpr int kColumns = columns();
     if constexpr (R == 1) {  // value by value, as they come from memory: with a line's sums in registers, there is room
       vf sum[kColumns];
@@ -282,11 +302,12 @@ SEQMIX_VERB void few_values_step(const FewKey<T>& value, const float* weights, i
 
 // The same of all rows and the values up to `end`, which all of them see.
 template <int R, class T>
-static void few_values(FewWalk& walk, const FewAll& all, int64_t span, int64_t end) {
+static void few_values(FewWalk& walk, FewAll all, int64_t span, int64_t end) {
+  all.R = R;
   few_steps<kFewStep<R, T>, T>(
-      walk, all, end, [&](auto part, const FewKey<T>& value, float* own) __attribute__((always_inline)) {
+      walk, all, end, [&](auto part, const FewKey<T>& value, float* own, int64_t j) __attribute__((always_inline)) {
         const FewRows rows = all.rows(own);
-        few_values_step<R, decltype(part)>(value, rows.scores + (walk.j - span) * R, R, all.wide, rows.sums);
+        few_values_step<R, decltype(part)>(value, rows.scores + (j - span) * R, R, all.wide, rows.sums);
       });
 }
 
@@ -294,7 +315,7 @@ static void few_values(FewWalk& walk, const FewAll& all, int64_t span, int64_t e
 template <class T>
 static void few_value(const FewWalk& walk, int64_t h, const float* weight, float* sum) {
   FewKey<T> value = few_key<T>(walk, 1, 1);
-  few_next_head(walk, value, h);
+  few_move(value, h * walk.v.stride[2], h * walk.scale.stride[2]);
   few_values_step<1, FewPart<1, 0, 1>>(value, weight, 0, 0, sum);
 }
 
@@ -305,7 +326,7 @@ struct FewSpan {
   int64_t head, row, R;
 };
 
-using FewPass = void (*)(FewWalk&, const FewAll&, int64_t, int64_t);
+using FewPass = void (*)(FewWalk&, FewAll, int64_t, int64_t);
 
 struct Few {
   const FlashAttention& p;
