@@ -2,9 +2,10 @@
 //
 // An item takes the keys of one part of a sequence in order, all heads of each (or one head, where the heads of a key
 // do not lie together): memory is read forward, in one stream, which is what it is fastest at, a few keys at a time.
-// Each line is prefetched some keys ahead: a loop that computes has fewer loads under way than one that only reads. It
-// goes in spans of kFewSpan keys: first the scores of all rows (a row is a query's head; the rows of a KV head take
-// each of its keys together, in groups of at most kFewTogether), then their weights, then the values.
+// A loop that computes has fewer loads under way than one that only reads: where a processor does not make up for that
+// itself, each line is prefetched some keys ahead (kFewPrefetches). It goes in spans of kFewSpan keys: first the scores
+// of all rows (a row is a query's head; the rows of a KV head take each of its keys together, in groups of at most
+// kFewTogether), then their weights, then the values.
 //
 // The scores of rows that go together lie side by side, key by key, several keys to a vector: the highest score and the
 // sum of weights are a lane's own up to the end of a span. Products are kept lane by lane, then W of them added up two
@@ -32,8 +33,8 @@ constexpr int kFewStep = W == 16         ? 16 / R
                                          : 8;
 
 // How often each line is prefetched. A core that has all the lines under way that it can have forgets what else is
-// prefetched, as it comes to where there is little to compute: then once more, when it is near. Processors with 512
-// bits foresee rows of float32 better themselves.
+// prefetched, as it comes to where there is little to compute: then once more, when it is near. With 512 bits a Xeon
+// (Sapphire Rapids) reads rows of float32 faster when nothing is prefetched; one of AMD's has not been measured.
 template <int R, class T>
 constexpr int kFewPrefetches = W == 16  ? (sizeof(T) > 2 ? 0 : 1)
                                : R == 1 ? 2
@@ -249,7 +250,7 @@ SEQMIX_VERB void few_scores_step(const FewKey<T>& key, const FewRows& rows, int6
 // The scores of all rows with the keys up to `end` of the span that begins at `span`.
 template <int R, class T>
 static void few_scores(FewWalk& walk, FewAll all, int64_t span, int64_t end) {
-  all.R = R;
+  all.R = R;  // as it is, which the compiler learns by this
   few_steps<kFewStep<R, T>, T>(
       walk, all, end, [&](auto part, const FewKey<T>& key, float* own, int64_t j) __attribute__((always_inline)) {
         few_scores_step<R, decltype(part)>(key, all.rows(own), all.deep, j - span, end - span);
@@ -303,7 +304,7 @@ SEQMIX_VERB void few_values_step(const FewKey<T>& value, const float* weights, i
 // The same of all rows and the values up to `end`, which all of them see.
 template <int R, class T>
 static void few_values(FewWalk& walk, FewAll all, int64_t span, int64_t end) {
-  all.R = R;
+  all.R = R;  // as it is, which the compiler learns by this
   few_steps<kFewStep<R, T>, T>(
       walk, all, end, [&](auto part, const FewKey<T>& value, float* own, int64_t j) __attribute__((always_inline)) {
         const FewRows rows = all.rows(own);
