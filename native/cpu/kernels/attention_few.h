@@ -3,7 +3,7 @@
 // An item takes the keys of one part of a sequence in order, all heads of each (or one head, where the heads of a key
 // do not lie together): memory is read forward, in one stream, which is what it is fastest at, a few keys at a time.
 // A loop that computes has fewer loads under way than one that only reads: where a processor does not make up for that
-// itself, each line is prefetched some keys ahead (kFewPrefetches). It goes in spans of kFewSpan keys: first the scores
+// itself, each line is prefetched some keys ahead (FewReads). It goes in spans of kFewSpan keys: first the scores
 // of all rows (a row is a query's head; the rows of a KV head take each of its keys together, in groups of at most
 // kFewTogether), then their weights, then the values.
 //
@@ -13,7 +13,7 @@
 // multiplied by their scale as products and weights. Parts are cut by the bytes of a key alone, and merged in order
 // (attention_keys.h). Floor: the bytes of keys and values.
 
-constexpr int64_t kFewSpan = W == 16 ? 256 : 128;
+constexpr int64_t kFewSpan = 128;
 constexpr int kFewMost = 8;                    // rows of a KV head
 constexpr int kFewTogether = W == 16 ? 8 : 4;  // rows, at most
 constexpr int64_t kFewBytes = 1 << 21;         // of a part, about
@@ -22,23 +22,22 @@ constexpr int64_t kFewLine = 64;               // bytes
 constexpr int64_t kFewAhead = 3 << 13;         // bytes to what is prefetched first, about
 constexpr int64_t kFewNear = 1 << 11;          // bytes to what is prefetched again
 
-// Keys at a time for R rows; from a multiple of it on they lie in one page (attn_key). Few, since processors with 256
-// bits read best what lies in one stream; but what is short takes longer to widen and multiply than to read, and gains
-// from several. Those with 512 bits have registers for more, and see more streams.
-template <int R, class T>
-constexpr int kFewStep = W == 16         ? 16 / R
-                         : R > 1         ? 8 / R
-                         : sizeof(T) > 2 ? 1
-                         : sizeof(T) > 1 ? 4
-                                         : 8;
-
-// How often each line is prefetched. A core that has all the lines under way that it can have forgets what else is
-// prefetched, as it comes to where there is little to compute: then once more, when it is near. With 512 bits a Xeon
-// (Sapphire Rapids) reads rows of float32 faster when nothing is prefetched; one of AMD's has not been measured.
-template <int R, class T>
-constexpr int kFewPrefetches = W == 16  ? (sizeof(T) > 2 ? 0 : 1)
-                               : R == 1 ? 2
-                                        : 1;
+// How R rows read a cache: keys at a time (from a multiple of which on they lie in one page, attn_key), and how often
+// each line is prefetched. Where a processor follows several streams by itself, many keys, which save loads and stores
+// of what is summed up, and no prefetch but of what is short. Elsewhere few, since one stream is what is read best; but
+// what is short takes longer to widen and multiply than to read, and gains from several. A core that has all the lines
+// under way that it can have forgets what else is prefetched, as it comes to where there is little to compute: then
+// once more, when it is near.
+template <int R_, class T, bool kFollows>
+struct FewReads {
+  static constexpr int R = R_, kSize = sizeof(T);
+  static constexpr int keys = W == 16 && (kFollows || (R > 1 && kSize < 4)) ? 16 / R
+                              : R > 1                                       ? 8 / R
+                              : W == 16                                     ? 4 / kSize
+                              : kSize > 2                                   ? 1
+                                                                            : 8 / kSize;
+  static constexpr int prefetches = kFollows ? (kSize > 2 ? 0 : 1) : R == 1 ? 2 : 1;
+};
 
 // What R rows of a KV head that go together (the last may be nobody's) take with them. A lane is a row, key by key.
 struct FewRows {
@@ -142,16 +141,17 @@ SEQMIX_VERB void few_move(FewKey<T>& key, int64_t apart, int64_t scales_apart) {
   if constexpr (sizeof(T) == 1) key.scale += scales_apart;
 }
 
-// Of N keys (or values), which ones' lines some rows prefetch.
-template <int N, int Begin, int End>
+// What a step does: N keys (or values) for R rows, of which it prefetches the lines of some.
+template <class Reads, int N, int Begin, int End>
 struct FewPart {
-  static constexpr int keys = N, begin = Begin, end = End;
+  static constexpr int R = Reads::R, keys = N, prefetches = Reads::prefetches, begin = Begin, end = End;
 };
 
-// step(part, key, rows, j) for all rows and the keys j up to `end`, N at a time. Two groups of a head prefetch half of
-// the keys each, so that it goes evenly.
-template <int N, class T, class F>
+// step(part, key, rows, j) for all rows and the keys j up to `end`, some at a time. Two groups of a head prefetch half
+// of the keys each, so that it goes evenly.
+template <class Reads, class T, class F>
 SEQMIX_VERB void few_steps(FewWalk& walk, const FewAll& all, int64_t end, const F& step) {
+  constexpr int N = Reads::keys;
   // Copies: what a step stores could be these, for all that the compiler knows.
   const int64_t heads = all.heads, groups = all.groups, pitch = all.pitch;
   const int64_t apart = walk.v.stride[2], scales_apart = walk.scale.stride[2];
@@ -162,13 +162,13 @@ SEQMIX_VERB void few_steps(FewWalk& walk, const FewAll& all, int64_t end, const 
     for (int64_t h = 0; h < heads; h++, few_move(key, apart, scales_apart))
       for (int64_t g = 0; g < groups; g++, own += pitch) {
         if (!whole)
-          step(FewPart<1, 0, 1>{}, key, own, j);
+          step(FewPart<Reads, 1, 0, 1>{}, key, own, j);
         else if (N == 1 || groups == 1)
-          step(FewPart<N, 0, N>{}, key, own, j);
+          step(FewPart<Reads, N, 0, N>{}, key, own, j);
         else if (g == 0)
-          step(FewPart<N, 0, N / 2>{}, key, own, j);
+          step(FewPart<Reads, N, 0, N / 2>{}, key, own, j);
         else
-          step(FewPart<N, N / 2, N>{}, key, own, j);
+          step(FewPart<Reads, N, N / 2, N>{}, key, own, j);
       }
     walk.go(whole ? N : 1);
   }
@@ -176,7 +176,7 @@ SEQMIX_VERB void few_steps(FewWalk& walk, const FewAll& all, int64_t end, const 
 
 // body(c, columns, W) for the columns (of vectors) of a whole line, as which later keys are prefetched; body(c, one, n)
 // for each of the others.
-template <int R, class Part, class T, class F>
+template <class Part, class T, class F>
 SEQMIX_VERB void few_lines(const FewKey<T>& key, const F& body) {
   constexpr int64_t kWidth = most(W, kFewLine / static_cast<int64_t>(sizeof(T)));
   int64_t c = 0;
@@ -185,9 +185,9 @@ SEQMIX_VERB void few_lines(const FewKey<T>& key, const F& body) {
 #pragma GCC unroll 16
     for (int n = Part::begin; n < Part::end; n++) {
       const uintptr_t at = ahead + n * key.lines;
-      if constexpr (kFewPrefetches<R, T> > 0)  // into L2: what is ahead may be more than L1 holds
+      if constexpr (Part::prefetches > 0)  // into L2: what is ahead may be more than L1 holds
         __builtin_prefetch(reinterpret_cast<const void*>(at), 0, 2);
-      if constexpr (kFewPrefetches<R, T> > 1) __builtin_prefetch(reinterpret_cast<const void*>(at - key.nearer));
+      if constexpr (Part::prefetches > 1) __builtin_prefetch(reinterpret_cast<const void*>(at - key.nearer));
     }
     body(c, std::integral_constant<int, kWidth / W>{}, W);
   }
@@ -202,11 +202,13 @@ SEQMIX_VERB void few_load(const FewKey<T>& key, int64_t c, int64_t count, vf (&t
 }
 
 // Products of R rows with N keys, lane by lane, [key][row].
-template <int R, class Part, int N, class T>
-SEQMIX_VERB void few_products_step(const FewKey<T>& key, const float* queries, int64_t deep, vf (&acc)[N * R]) {
+template <class Part, class T>
+SEQMIX_VERB void few_products_step(const FewKey<T>& key, const float* queries, int64_t deep,
+                                   vf (&acc)[Part::keys * Part::R]) {
+  constexpr int R = Part::R, N = Part::keys;
 #pragma GCC unroll 16
   for (int i = 0; i < N * R; i++) acc[i] = set1(0);
-  few_lines<R, Part>(key, [&](int64_t c, auto columns, int64_t count) __attribute__((always_inline)) {
+  few_lines<Part>(key, [&](int64_t c, auto columns, int64_t count) __attribute__((always_inline)) {
     constexpr int kColumns = columns();
 #pragma GCC unroll 16
     for (int i = 0; i < kColumns; i++) {
@@ -223,11 +225,11 @@ SEQMIX_VERB void few_products_step(const FewKey<T>& key, const float* queries, i
 }
 
 // The scores of R rows with N keys, of which the first is number `i` of a span that ends after `count`.
-template <int R, class Part, class T>
+template <class Part, class T>
 SEQMIX_VERB void few_scores_step(const FewKey<T>& key, const FewRows& rows, int64_t deep, int64_t i, int64_t count) {
-  constexpr int N = Part::keys;
+  constexpr int R = Part::R, N = Part::keys;
   vf acc[N * R];
-  few_products_step<R, Part, N>(key, rows.queries, deep, acc);
+  few_products_step<Part>(key, rows.queries, deep, acc);
   if constexpr (sizeof(T) == 1) {
 #pragma GCC unroll 16
     for (int n = 0; n < N * R; n++) acc[n] = acc[n] * set1(key.scale[n / R * key.scale_stride]);
@@ -248,20 +250,20 @@ SEQMIX_VERB void few_scores_step(const FewKey<T>& key, const FewRows& rows, int6
 }
 
 // The scores of all rows with the keys up to `end` of the span that begins at `span`.
-template <int R, class T>
+template <class Reads, class T>
 static void few_scores(FewWalk& walk, FewAll all, int64_t span, int64_t end) {
-  all.R = R;  // as it is, which the compiler learns by this
-  few_steps<kFewStep<R, T>, T>(
-      walk, all, end, [&](auto part, const FewKey<T>& key, float* own, int64_t j) __attribute__((always_inline)) {
-        few_scores_step<R, decltype(part)>(key, all.rows(own), all.deep, j - span, end - span);
-      });
+  all.R = Reads::R;  // as it is, which the compiler learns by this
+  few_steps<Reads, T>(walk, all, end,
+                      [&](auto part, const FewKey<T>& key, float* own, int64_t j) __attribute__((always_inline)) {
+                        few_scores_step<decltype(part)>(key, all.rows(own), all.deep, j - span, end - span);
+                      });
 }
 
 // Sums of R rows += weights · values, for N of them; weights[n * apart + r].
-template <int R, class Part, class T>
+template <class Part, class T>
 SEQMIX_VERB void few_values_step(const FewKey<T>& value, const float* weights, int64_t apart, int64_t wide,
                                  float* sums) {
-  constexpr int N = Part::keys;
+  constexpr int R = Part::R, N = Part::keys;
   vf w[N * R];
 #pragma GCC unroll 16
   for (int n = 0; n < N; n++)
@@ -270,7 +272,7 @@ SEQMIX_VERB void few_values_step(const FewKey<T>& value, const float* weights, i
       w[n * R + r] = set1(weights[n * apart + r]);
       if constexpr (sizeof(T) == 1) w[n * R + r] = w[n * R + r] * set1(value.scale[n * value.scale_stride]);
     }
-  few_lines<R, Part>(value, [&](int64_t c, auto columns, int64_t count) __attribute__((always_inline)) {
+  few_lines<Part>(value, [&](int64_t c, auto columns, int64_t count) __attribute__((always_inline)) {
     constexpr int kColumns = columns();
     if constexpr (R == 1) {  // value by value, as they come from memory: with a line's sums in registers, there is room
       vf sum[kColumns];
@@ -302,14 +304,15 @@ SEQMIX_VERB void few_values_step(const FewKey<T>& value, const float* weights, i
 }
 
 // The same of all rows and the values up to `end`, which all of them see.
-template <int R, class T>
+template <class Reads, class T>
 static void few_values(FewWalk& walk, FewAll all, int64_t span, int64_t end) {
+  constexpr int R = Reads::R;
   all.R = R;  // as it is, which the compiler learns by this
-  few_steps<kFewStep<R, T>, T>(
-      walk, all, end, [&](auto part, const FewKey<T>& value, float* own, int64_t j) __attribute__((always_inline)) {
-        const FewRows rows = all.rows(own);
-        few_values_step<R, decltype(part)>(value, rows.scores + (j - span) * R, R, all.wide, rows.sums);
-      });
+  few_steps<Reads, T>(walk, all, end,
+                      [&](auto part, const FewKey<T>& value, float* own, int64_t j) __attribute__((always_inline)) {
+                        const FewRows rows = all.rows(own);
+                        few_values_step<decltype(part)>(value, rows.scores + (j - span) * R, R, all.wide, rows.sums);
+                      });
 }
 
 // One row's sum += weight · the next value of the h-th head.
@@ -317,7 +320,7 @@ template <class T>
 static void few_value(const FewWalk& walk, int64_t h, const float* weight, float* sum) {
   FewKey<T> value = few_key<T>(walk, 1, 1);
   few_move(value, h * walk.v.stride[2], h * walk.scale.stride[2]);
-  few_values_step<1, FewPart<1, 0, 1>>(value, weight, 0, 0, sum);
+  few_values_step<FewPart<FewReads<1, T, false>, 1, 0, 1>>(value, weight, 0, 0, sum);
 }
 
 // Keys [begin, end) of the span from key `base` on, a multiple of kFewSpan; and R rows of a head with them, from `row`
@@ -346,18 +349,26 @@ struct Few {
         wide(ceil_div(dv, W) * W) {
     with_cache(p.k.dtype, [&](auto kind) {
       using T = decltype(kind);
-      score[0] = few_scores<1, T>;
-      score[1] = few_scores<2, T>;
-      score[2] = few_scores<4, T>;
-      sum[0] = few_values<1, T>;
-      sum[1] = few_values<2, T>;
-      sum[2] = few_values<4, T>;
-      if constexpr (kFewTogether == 8) {
-        score[3] = few_scores<8, T>;
-        sum[3] = few_values<8, T>;
-      }
-      value = few_value<T>;
+      if (follows_streams())
+        choose<T, kFollowsStreams>();
+      else
+        choose<T, false>();
     });
+  }
+
+  template <class T, bool kFollows>
+  void choose() {
+    score[0] = few_scores<FewReads<1, T, kFollows>, T>;
+    score[1] = few_scores<FewReads<2, T, kFollows>, T>;
+    score[2] = few_scores<FewReads<4, T, kFollows>, T>;
+    sum[0] = few_values<FewReads<1, T, kFollows>, T>;
+    sum[1] = few_values<FewReads<2, T, kFollows>, T>;
+    sum[2] = few_values<FewReads<4, T, kFollows>, T>;
+    if constexpr (kFewTogether == 8) {
+      score[3] = few_scores<FewReads<8, T, kFollows>, T>;
+      sum[3] = few_values<FewReads<8, T, kFollows>, T>;
+    }
+    value = few_value<T>;
   }
 
   // Of so many rows of a KV head, those that go together.

@@ -133,3 +133,7 @@ SEQMIX_VERB void transpose(vf* r) {
     r[i + 4] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
   }
 }
+
+// See avx512.h. With vectors of this width an Intel gains nothing by it.
+constexpr bool kFollowsStreams = false;
+SEQMIX_VERB bool follows_streams() { return false; }

@@ -121,3 +121,6 @@ SEQMIX_VERB void transpose(vf* r) {
   r[2] = __builtin_shufflevector(c, d, 0, 1, 4, 5);
   r[3] = __builtin_shufflevector(c, d, 2, 3, 6, 7);
 }
+
+constexpr bool kFollowsStreams = false;
+SEQMIX_VERB bool follows_streams() { return false; }
