@@ -35,12 +35,17 @@ export interface Work {
   special?: number
 }
 
+/** What memory gives, in bytes a second. */
+export function memoryOf(c: Ceilings): number {
+  return Math.max(c.read, c.copy)
+}
+
 /** The shortest time, in milliseconds, that the ceilings allow. */
-export function floorOf(work: Work, c: Ceilings): number {
+export function floorOf(work: Work, c: Ceilings, memory = memoryOf(c)): number {
   return (
     1e3 *
     Math.max(
-      (work.bytes ?? 0) / Math.max(c.read, c.copy),
+      (work.bytes ?? 0) / memory,
       (work.operations ?? 0) / c.fma,
       (work.products ?? 0) / (c.bf16 ?? c.fma),
       c.ex2 ? (work.special ?? 0) / c.ex2 : 0,
@@ -53,6 +58,8 @@ export interface Bench {
   readonly quick: boolean
   readonly effort: Effort
   readonly ceilings: () => Ceilings
+  /** What memory gives now, in bytes a second: where others use it too, another rate from one minute to the next. */
+  readonly memory: () => number
   /** Whether the case is wanted. */
   wants(op: string, letters: Letters): boolean
   report(row: Row): void
@@ -80,7 +87,11 @@ export async function measure(bench: Bench, op: string, letters: Letters, prepar
   if (!bench.wants(op, letters)) return
   const { queue, work, rates, inputs } = prepare()
   try {
+    const ceilings = bench.ceilings()
+    const bound = floorOf(work, ceilings) > floorOf({ ...work, bytes: 0 }, ceilings) // by memory
+    const before = bound ? bench.memory() : memoryOf(ceilings)
     const timing = await time(bench.device, queue, bench.effort)
+    const memory = bound ? (before + bench.memory()) / 2 : before
     const bytes = work.bytes ? { gb_s: round(work.bytes / timing.ms / 1e6) } : {}
     bench.report({
       op,
@@ -91,7 +102,8 @@ export async function measure(bench: Bench, op: string, letters: Letters, prepar
       ...timingKeys(timing),
       ...bytes,
       ...rates?.(timing.ms),
-      floor_share: round(floorOf(work, bench.ceilings()) / timing.ms, 3),
+      ...(bound ? { memory_gb_s: round(memory / 1e9) } : {}),
+      floor_share: round(floorOf(work, ceilings, memory) / timing.ms, 3),
       kernel: debug.lastKernel(bench.device),
     })
   } finally {

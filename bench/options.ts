@@ -42,7 +42,8 @@ export const help = `Measures seqmix on this machine.
 ${describeOptions(specs)}
 
 Times are medians after warm-up. "floor" is the share of the floor: the time that the fewest bytes and operations take at
-the rates that this machine reached in the same run, over the time measured. It passes 100% where data comes from a cache.
+the rates that this machine reached in the same run, over the time measured; the CPU's memory is measured again beside each
+case that it decides. It passes 100% where data comes from a cache.
 `
 
 /** @throws UsageError for what it does not know, naming the nearest that it does; undefined when only help is wanted */

@@ -3,7 +3,7 @@ import { closeSync, openSync, writeSync } from 'node:fs'
 import { debug, device as chooseDevice, setThreads } from '../lib/index.js'
 import { UsageError } from '../lib/cli/args.js'
 import { watchOutput } from '../lib/cli/output.js'
-import type { Bench, Ceilings, Letters, Row } from './bench.js'
+import { type Bench, type Ceilings, type Letters, memoryOf, type Row } from './bench.js'
 import { machineRecord } from './machine.js'
 import { effortFor } from './measure.js'
 import { help, readOptions } from './options.js'
@@ -31,6 +31,7 @@ async function main(args: string[]): Promise<void> {
     quick: options.quick,
     effort: effortFor(device, options.quick),
     ceilings: () => (measured ??= measureCeilings(bench)),
+    memory: () => (device.type === 'cuda' || options.quick ? memoryOf(bench.ceilings()) : memoryNow(bench)),
     wants: (op: string, letters: Letters) => table.words({ op, ...letters }).includes(options.filter),
     report: (row: Row) => {
       record(row)
@@ -51,6 +52,11 @@ function measureCeilings({ device }: Bench): Ceilings {
   const rate = (name: string): number => debug.ceiling(name, device)
   const common = { read: rate('read'), copy: rate('copy'), fma: rate('fma') }
   return device.type === 'cuda' ? { ...common, ex2: rate('ex2'), bf16: rate('bf16') } : common
+}
+
+/** By the loop that was the faster one at first. */
+function memoryNow({ device, ceilings }: Bench): number {
+  return debug.ceiling(ceilings().read < ceilings().copy ? 'copy' : 'read', device)
 }
 
 try {

@@ -18,6 +18,7 @@ const measuredKeys = new Set([
   'gelem_s',
   'gupdates_s',
   'tok_s',
+  'memory_gb_s',
   'floor_share',
   'kernel',
   'about',
