@@ -179,26 +179,14 @@ SEQMIX_VERB void attn_prefetch(const void* row, int64_t bytes) {
   for (int64_t line = 0; line < bytes; line += 64) __builtin_prefetch(static_cast<const char*>(row) + line);
 }
 
-// 2^t for t <= 0, 0 below 2^-127 (whose exponent is that of 0, and where power() is 0); NaN stays. In two halves of
-// equal length, for loops in which one key's second half runs beside the next one's first: `rounded` is t in the steps
-// that power() takes, f the rest.
-SEQMIX_VERB void attn_weight_begin(vf t, vf& rounded, vf& f) {
-  const vf x = max(set1(-127.0f), t);
-  rounded = x + set1(kLarge);
-  f = x - (rounded - set1(kLarge));
-}
-SEQMIX_VERB vf attn_weight_end(vf rounded, vf f) { return fma(growth(f), f, set1(1.0f)) * power(rounded); }
-
-// N vectors side by side, as with exp_normal.
+// Weights, 2^t: N vectors side by side, as with exp_normal.
 template <int N>
 SEQMIX_VERB void attn_weights(vf* t) {
-  vf rounded[N], f[N];
+  vf step[N], rest[N];
 #pragma GCC unroll 8
-  for (int i = 0; i < N; i++) attn_weight_begin(t[i], rounded[i], f[i]);
+  for (int i = 0; i < N; i++) exp2_begin(t[i], step[i], rest[i]);
 #pragma GCC unroll 8
-  for (int i = 0; i < N; i++) f[i] = fma(growth(f[i]), f[i], set1(1.0f));
-#pragma GCC unroll 8
-  for (int i = 0; i < N; i++) t[i] = f[i] * power(rounded[i]);
+  for (int i = 0; i < N; i++) t[i] = exp2_end(step[i], rest[i]);
 }
 SEQMIX_VERB vf attn_weight(vf t) {
   attn_weights<1>(&t);

@@ -16,8 +16,8 @@
 //
 // A row's bits depend on its own query, keys and blocks only: not on the rows beside it, nor on how items are cut. Few
 // rows with many keys are cut along the keys too (attention_keys.h).
-// Floor: 2 (d + dv) operations for each pair of query and key that is seen. The exponential is some fourteen operations
-// a lane more, which take about a twelfth of the time at d = 64, woven in as they are.
+// Floor: 2 (d + dv) operations for each pair of query and key that is seen. The exponential is some ten to fourteen
+// operations a lane more, which take about a twelfth of the time at d = 64, woven in as they are.
 
 constexpr int64_t kAttnLanes = 2 * W;                // rows of a panel
 constexpr int64_t kAttnBlock = W == 16 ? 192 : 240;  // most keys of a block: their scores fit L1
@@ -138,18 +138,18 @@ static void attn_first_tile(float* scores, const float* from, const float* value
   constexpr int kTogether = W == 16 ? V : 1;
   for (int at = 0; at < V; at += kTogether) {
     vf acc[kAttnFirst][kTogether], relative[kTogether], total[kTogether];
-    vf rounded[kTogether], f[kTogether], w[kTogether];
+    vf step[kTogether], rest[kTogether], w[kTogether];
     attn_clear(acc);
     attn_load(relative, from + at * W);
     const auto begin = [&](int64_t k) __attribute__((always_inline)) {
 #pragma GCC unroll 2
       for (int v = 0; v < kTogether; v++)
-        attn_weight_begin(load(scores + (k * V + at + v) * W) - relative[v], rounded[v], f[v]);
+        exp2_begin(load(scores + (k * V + at + v) * W) - relative[v], step[v], rest[v]);
     };
     const auto end = [&](int64_t k) __attribute__((always_inline)) {
 #pragma GCC unroll 2
       for (int v = 0; v < kTogether; v++) {
-        w[v] = attn_weight_end(rounded[v], f[v]);
+        w[v] = exp2_end(step[v], rest[v]);
         store(scores + (k * V + at + v) * W, w[v]);
         total[v] = total[v] + w[v];
       }
