@@ -20,7 +20,7 @@
 // operations a lane more, which take about a twelfth of the time at d = 64, woven in as they are.
 
 constexpr int64_t kAttnLanes = 2 * W;                // rows of a panel
-constexpr int64_t kAttnBlock = W == 16 ? 192 : 240;  // most keys of a block: their scores fit L1
+constexpr int64_t kAttnBlock = W == 16 ? 144 : 240;  // most keys of a block: their scores fit L1
 constexpr int64_t kAttnRows = 448;                   // rows of an item
 constexpr int64_t kAttnShared = int64_t{1} << 28;    // bytes of packed blocks that items share, at most
 
