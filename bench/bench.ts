@@ -82,16 +82,32 @@ export function timingKeys(t: Timing): Record<string, number> {
   return { ms: round(t.ms), ms_min: round(t.best), spread: round(t.spread, 2), samples: t.samples, repeats: t.repeats }
 }
 
+/** Runs what times a case; with its result, the keys that say how near a time is to the floor. */
+export async function besideFloor<T>(
+  bench: Bench,
+  work: Work,
+  run: () => Promise<T>,
+): Promise<[T, (ms: number) => Record<string, number>]> {
+  const ceilings = bench.ceilings()
+  const bound = floorOf(work, ceilings) > floorOf({ ...work, bytes: 0 }, ceilings) // by memory
+  const before = bound ? bench.memory() : memoryOf(ceilings)
+  const result = await run()
+  const memory = bound ? (before + bench.memory()) / 2 : before
+  return [
+    result,
+    (ms) => ({
+      ...(bound ? { memory_gb_s: round(memory / 1e9) } : {}),
+      floor_share: round(floorOf(work, ceilings, memory) / ms, 3),
+    }),
+  ]
+}
+
 /** Times one case of an op and reports it. */
 export async function measure(bench: Bench, op: string, letters: Letters, prepare: () => Prepared): Promise<void> {
   if (!bench.wants(op, letters)) return
   const { queue, work, rates, inputs } = prepare()
   try {
-    const ceilings = bench.ceilings()
-    const bound = floorOf(work, ceilings) > floorOf({ ...work, bytes: 0 }, ceilings) // by memory
-    const before = bound ? bench.memory() : memoryOf(ceilings)
-    const timing = await time(bench.device, queue, bench.effort)
-    const memory = bound ? (before + bench.memory()) / 2 : before
+    const [timing, floorKeys] = await besideFloor(bench, work, () => time(bench.device, queue, bench.effort))
     const bytes = work.bytes ? { gb_s: round(work.bytes / timing.ms / 1e6) } : {}
     bench.report({
       op,
@@ -102,8 +118,7 @@ export async function measure(bench: Bench, op: string, letters: Letters, prepar
       ...timingKeys(timing),
       ...bytes,
       ...rates?.(timing.ms),
-      ...(bound ? { memory_gb_s: round(memory / 1e9) } : {}),
-      floor_share: round(floorOf(work, ceilings, memory) / timing.ms, 3),
+      ...floorKeys(timing.ms),
       kernel: debug.lastKernel(bench.device),
     })
   } finally {

@@ -5,7 +5,7 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { DType } from '../../lib/index.js'
 import { type LanguageModel, load } from '../../lib/models/index.js'
-import { type Bench, floorOf, round, timingKeys } from '../bench.js'
+import { type Bench, besideFloor, round, timingKeys } from '../bench.js'
 import { median, timeAsync } from '../measure.js'
 import { mamba130m, mamba2_130m, writeMamba } from '../random-model.js'
 
@@ -50,17 +50,18 @@ async function measureModel(bench: Bench, name: string, dir: string, weights: DT
     const ids = Array.from({ length: L }, (_, i) => (i * 7919) % 256)
     const row = { op: 'model', pass: 'forward', device: bench.device.name, dtype: m.dtype, name, weights }
     if (bench.wants('model', { name, weights, work: 'prefill', L })) {
-      const t = await timeAsync(() => prefill(m, ids), bench.effort)
-      const floor = floorOf({ bytes: m.bytes, operations: 2 * m.parameters * L }, bench.ceilings())
-      const share = round(floor / t.ms, 3)
-      bench.report({ ...row, work: 'prefill', L, ...timingKeys(t), tok_s: round((1e3 * L) / t.ms), floor_share: share })
+      const work = { bytes: m.bytes, operations: 2 * m.parameters * L }
+      const [t, floorKeys] = await besideFloor(bench, work, () => timeAsync(() => prefill(m, ids), bench.effort))
+      const tok_s = round((1e3 * L) / t.ms)
+      bench.report({ ...row, work: 'prefill', L, ...timingKeys(t), tok_s, ...floorKeys(t.ms) })
     }
     if (bench.wants('model', { name, weights, work: 'decode' })) {
       const tokens = bench.quick ? 16 : 64
-      const samples = await decode(m, ids.slice(0, 16), tokens)
+      const [samples, floorKeys] = await besideFloor(bench, { bytes: m.bytes }, () =>
+        decode(m, ids.slice(0, 16), tokens),
+      )
       const ms = median(samples)
       const ms_min = round(Math.min(...samples))
-      const share = round(floorOf({ bytes: m.bytes }, bench.ceilings()) / ms, 3)
       bench.report({
         ...row,
         work: 'decode',
@@ -68,7 +69,7 @@ async function measureModel(bench: Bench, name: string, dir: string, weights: DT
         ms_min,
         samples: tokens,
         tok_s: round(1e3 / ms),
-        floor_share: share,
+        ...floorKeys(ms),
       })
     }
   } finally {

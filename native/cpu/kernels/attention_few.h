@@ -31,11 +31,13 @@ constexpr int64_t kFewNear = 1 << 11;          // bytes to what is prefetched ag
 template <int R_, class T, bool kFollows>
 struct FewReads {
   static constexpr int R = R_, kSize = sizeof(T);
-  static constexpr int keys = W == 16 && (kFollows || (R > 1 && kSize < 4)) ? 16 / R
-                              : R > 1                                       ? 8 / R
-                              : W == 16                                     ? 4 / kSize
-                              : kSize > 2                                   ? 1
-                                                                            : 8 / kSize;
+  static constexpr int keys_of() {
+    if (kFollows) return 16 / R;
+    if (R > 1) return W == 16 && kSize < 4 ? 16 / R : 8 / R;
+    if (W == 16) return 4 / kSize;
+    return kSize > 2 ? 1 : 8 / kSize;
+  }
+  static constexpr int keys = keys_of();
   static constexpr int prefetches = kFollows ? (kSize > 2 ? 0 : 1) : R == 1 ? 2 : 1;
 };
 
@@ -350,7 +352,7 @@ struct Few {
     with_cache(p.k.dtype, [&](auto kind) {
       using T = decltype(kind);
       if (follows_streams())
-        choose<T, kFollowsStreams>();
+        choose<T, W == 16>();  // which only 512 bits do
       else
         choose<T, false>();
     });

@@ -17,7 +17,7 @@
 // A row's bits depend on its own query, keys and blocks only: not on the rows beside it, nor on how items are cut. Few
 // rows with many keys are cut along the keys too (attention_keys.h).
 // Floor: 2 (d + dv) operations for each pair of query and key that is seen. The exponential is some ten to fourteen
-// operations a lane more, which take about a twelfth of the time at d = 64, woven in as they are.
+// operations a lane more, which take a twentieth to a twelfth of the time at d = 64, woven in as they are.
 
 constexpr int64_t kAttnLanes = 2 * W;                // rows of a panel
 constexpr int64_t kAttnBlock = W == 16 ? 144 : 240;  // most keys of a block: their scores fit L1

@@ -98,13 +98,6 @@ SEQMIX_VERB vf growth(vf f) {  // within 6e-7
   return fma(q, f, set1(6.9314755685e-1f));
 }
 
-SEQMIX_VERB void exp2_begin(vf t, vf& step, vf& rest) {
-  const vf x = max(set1(-127.0f), t);
-  step = x + set1(kLarge);
-  rest = x - (step - set1(kLarge));
-}
-SEQMIX_VERB vf exp2_end(vf step, vf rest) { return fma(growth(rest), rest, set1(1.0f)) * power(step); }
-
 SEQMIX_VERB float sum(vf v) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -141,6 +134,4 @@ SEQMIX_VERB void transpose(vf* r) {
   }
 }
 
-// See avx512.h. With vectors of this width an Intel gains nothing by it.
-constexpr bool kFollowsStreams = false;
 SEQMIX_VERB bool follows_streams() { return false; }

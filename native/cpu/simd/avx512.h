@@ -89,8 +89,8 @@ SEQMIX_VERB vf growth(vf f) {  // within 8e-8
   return fma(q, f, set1(6.9314722852e-1f));
 }
 
-// In whole numbers and a fraction, which has instructions of its own. What is below 2^-126 becomes 0: an Intel takes a
-// hundred times as long to multiply with what is subnormal.
+// math.h's, in a whole number and a fraction, for which there are instructions. What is below 2^-126 becomes 0: an
+// Intel takes a hundred times as long to multiply with what is subnormal.
 SEQMIX_VERB void exp2_begin(vf t, vf& whole, vf& fraction) {
   whole = t;  // of which scalef takes the floor
   fraction = _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
@@ -150,7 +150,5 @@ SEQMIX_VERB void transpose(vf* r) {
   }
 }
 
-// Whether the processor reads as fast from several streams as from one, without being told what comes next: Intel's do
-// (Sapphire Rapids), AMD's do not (Zen 4).
-constexpr bool kFollowsStreams = true;
+// Intel's do (measured on Sapphire Rapids), AMD's do not (Zen 4).
 SEQMIX_VERB bool follows_streams() { return __builtin_cpu_is("intel"); }

@@ -50,6 +50,21 @@ SEQMIX_VERB vf exp_normal(vf x) {
   return x;
 }
 
+// 2^t for t <= 0, 0 below 2^-127 (whose exponent is that of 0, and where power() is 0); NaN stays. In two halves of
+// about equal length, for loops in which the second half of one runs beside the first of the next: `step` is t in the
+// steps that power() takes. A target with instructions for it has functions of its own (avx512.h), which come before
+// these.
+template <class V>
+SEQMIX_VERB void exp2_begin(V t, V& step, V& rest) {
+  const V x = max(set1(-127.0f), t);
+  step = x + set1(kLarge);
+  rest = x - (step - set1(kLarge));
+}
+template <class V>
+SEQMIX_VERB V exp2_end(V step, V rest) {
+  return fma(growth(rest), rest, set1(1.0f)) * power(step);
+}
+
 // log(1 + e) for 0 <= e <= 1, without loss for small e (relative error 4e-8).
 SEQMIX_VERB vf log1p_unit(vf e) {
   const vf e2 = e * e;

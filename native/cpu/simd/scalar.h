@@ -101,15 +101,6 @@ SEQMIX_VERB vf growth(vf f) {
   return fma(q, f, set1(6.9314692900e-1f));
 }
 
-// 2^t for t <= 0, 0 where that is below 2^-126 (or from 2^-127 on, whose exponent is that of 0); NaN stays. In two
-// halves of about equal length, for loops in which the second half of one runs beside the first of the next.
-SEQMIX_VERB void exp2_begin(vf t, vf& step, vf& rest) {
-  const vf x = max(set1(-127.0f), t);
-  step = x + set1(kLarge);
-  rest = x - (step - set1(kLarge));
-}
-SEQMIX_VERB vf exp2_end(vf step, vf rest) { return fma(growth(rest), rest, set1(1.0f)) * power(step); }
-
 SEQMIX_VERB float sum(vf v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 SEQMIX_VERB float highest(vf v) {
   const float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
@@ -131,5 +122,5 @@ SEQMIX_VERB void transpose(vf* r) {
   r[3] = __builtin_shufflevector(c, d, 2, 3, 6, 7);
 }
 
-constexpr bool kFollowsStreams = false;
+// Whether the processor reads as fast from several streams as from one, without being told what comes next.
 SEQMIX_VERB bool follows_streams() { return false; }
